@@ -1,0 +1,27 @@
+"""Frame Flexible Network: one video network, trained once, that serves every frame count."""
+
+from ffn import backbones
+from ffn.checkpoint import CheckpointError, load, save
+from ffn.flexible import FrameFlexible, WeightAlteration
+from ffn.predict import Prediction, Predictor
+from ffn.preprocess import Preprocess
+from ffn.registry import Spec, create_backbone, create_model, list_models
+from ffn.video import VideoError, open_video
+
+__all__ = [
+    "CheckpointError",
+    "FrameFlexible",
+    "Prediction",
+    "Predictor",
+    "Preprocess",
+    "Spec",
+    "VideoError",
+    "WeightAlteration",
+    "backbones",
+    "create_backbone",
+    "create_model",
+    "list_models",
+    "load",
+    "open_video",
+    "save",
+]

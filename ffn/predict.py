@@ -1,0 +1,81 @@
+"""Predictor: one network, any frame count, with the time each step took."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ffn.flexible import FrameFlexible
+from ffn.preprocess import Preprocess
+from ffn.sampling import RULES
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one clip.
+
+    ``frames`` were sampled, at ``indices`` of the video; ``frequency`` is the training frequency whose
+    sub-network was used (None if the network does not know its own); ``top`` are (class, probability),
+    best first; times are in milliseconds.
+    """
+
+    frames: int
+    frequency: int | None
+    indices: list[int]
+    top: list[tuple[str, float]]
+    probabilities: Tensor
+    read_ms: float
+    preprocess_ms: float
+    network_ms: float
+
+
+class Predictor:
+    """Predicts clips with ``model`` (plain or frame-flexible); several threads may call it at once."""
+
+    def __init__(self, model: nn.Module, device: str | torch.device = "cpu"):
+        spec = getattr(model, "spec", None)
+        self.model = model.to(device).eval()
+        self.device = torch.device(device)
+        self.preprocess = spec.preprocess if spec else Preprocess()
+        self.classes = spec.classes if spec else None
+        self.frames = spec.frames if spec else getattr(model, "frames", ())
+
+    def frequency_for(self, num_frames: int) -> int | None:
+        """The training frequency that serves ``num_frames``; a plain network's is always the same."""
+        if isinstance(self.model, FrameFlexible):
+            return self.model.frequency_for(num_frames)
+        return self.frames[0] if self.frames else None
+
+    @torch.inference_mode()
+    def __call__(self, clip, frames: int, top: int = 5) -> Prediction:
+        """Predict ``clip`` (see :mod:`ffn.video`) from ``frames`` frames spread over all of it.
+
+        Raises:
+            ValueError: if ``frames`` is below 1.
+            VideoError: if the clip cannot be read.
+        """
+        if frames < 1:
+            raise ValueError(f"a clip needs at least 1 frame, not {frames}")
+        start = time.perf_counter()
+        indices = RULES[self.preprocess.sampling].test(clip.num_frames, frames)
+        images = clip.read(indices)
+        read = time.perf_counter()
+        x = self.preprocess.normalise(self.preprocess.spatial(images)[None].to(self.device))
+        prepared = time.perf_counter()
+        probabilities = self.model(x)[0].float().softmax(0).cpu()
+        done = time.perf_counter()
+        best = probabilities.topk(min(top, len(probabilities)))
+        names = self.classes or [f"class {i}" for i in range(len(probabilities))]
+        return Prediction(
+            frames=frames,
+            frequency=self.frequency_for(frames),
+            indices=indices,
+            top=[(names[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)],
+            probabilities=probabilities,
+            read_ms=(read - start) * 1e3,
+            preprocess_ms=(prepared - read) * 1e3,
+            network_ms=(done - prepared) * 1e3,
+        )

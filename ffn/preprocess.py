@@ -1,0 +1,46 @@
+"""From decoded frames to what a network eats: resize, crop, channel order, normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a network's clips are sampled and prepared at test time.
+
+    ``resize`` is the short side in pixels before the centre crop of ``size``; ``sampling`` names a rule
+    of :mod:`ffn.sampling`; ``bgr`` networks read their channels in OpenCV's order.
+    """
+
+    size: int = 224
+    resize: int = 256
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    bgr: bool = False
+    sampling: str = "segment"
+
+    def spatial(self, frames: np.ndarray) -> Tensor:
+        """uint8 RGB frames ``(T, H, W, 3)`` -> uint8 ``(T, size, size, 3)``: resized and centre-cropped."""
+        x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+        if min(x.shape[-2:]) != self.resize:
+            x = tv.resize(x, [self.resize], antialias=True)
+        return tv.center_crop(x, [self.size, self.size]).permute(0, 2, 3, 1)
+
+    def normalise(self, clips: Tensor) -> Tensor:
+        """uint8 RGB clips ``(B, T, H, W, 3)`` -> float32 ``(B, 3, T, H, W)``, on the clips' device."""
+        mean, std = (torch.tensor(v, device=clips.device) * 255 for v in (self.mean, self.std))
+        if self.bgr:
+            clips = clips.flip(-1)
+        return ((clips.float() - mean) / std).permute(0, 4, 1, 2, 3)
+
+    def __call__(self, frames: np.ndarray) -> Tensor:
+        """uint8 RGB frames ``(T, H, W, 3)`` of any size -> one float32 clip ``(1, 3, T, size, size)``."""
+        return self.normalise(self.spatial(frames)[None])
