@@ -1,0 +1,1 @@
+"""Training: data sets, loops and recipes for frame flexible networks."""
