@@ -63,10 +63,23 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     tensors, metadata = _read(Path(path))
     if model is None:
         model = _spec(metadata, path).build()
+    return fill(model, tensors, path)
+
+
+def fill(
+    model: nn.Module, tensors: dict[str, Tensor], source: object, names: dict[str, str] | None = None
+) -> nn.Module:
+    """Copy ``tensors``, named as in :func:`unique_tensors`, into ``model``; returns it in evaluation mode.
+
+    ``source`` says in errors where the tensors come from, ``names`` what they are called there.
+
+    Raises:
+        CheckpointError: if a tensor is missing, left over or of another shape; ``model`` is untouched then.
+    """
     target = unique_tensors(model)
-    if misfits := sorted(_misfits(tensors, target)):
+    if misfits := sorted(_misfits(tensors, target, names or {})):
         more = f" (and {len(misfits) - 3} more)" if len(misfits) > 3 else ""
-        raise CheckpointError(f"{path} does not fit the network: {'; '.join(misfits[:3])}{more}")
+        raise CheckpointError(f"{source} does not fit the network: {'; '.join(misfits[:3])}{more}")
     with torch.no_grad():
         for name, tensor in tensors.items():
             target[name].copy_(tensor)
@@ -88,15 +101,15 @@ def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _misfits(tensors: dict[str, Tensor], target: dict[str, Tensor]) -> Iterator[str]:
+def _misfits(tensors: dict[str, Tensor], target: dict[str, Tensor], names: dict[str, str]) -> Iterator[str]:
     for name in target.keys() - tensors.keys():
         yield f"{name} is missing from the file"
     for name in tensors.keys() - target.keys():
-        yield f"{name} is not in the network"
+        yield f"{names.get(name, name)} is not in the network"
     for name in target.keys() & tensors.keys():
         have, want = tuple(tensors[name].shape), tuple(target[name].shape)
         if have != want:
-            yield f"{name} is {have} in the file and {want} in the network"
+            yield f"{names.get(name, name)} is {have} in the file and {want} in the network"
 
 
 def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:

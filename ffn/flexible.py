@@ -39,8 +39,8 @@ class WeightAlteration(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels).normal_(std=1e-3))
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = (1 + self.weight).to(x.dtype)
-        return x * scale.view(-1, *[1] * (x.dim() - 2))
+        weight = self.weight.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+        return x + x * weight  # in two steps, as released: training then agrees to the last bits
 
     def extra_repr(self) -> str:
         return str(self.weight.numel())

@@ -6,28 +6,44 @@ A *clip source* is anything with ``num_frames``, ``fps`` and ``read(indices)`` -
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 
 from ffn.sampling import RULES
 
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: a VideoError says what is wrong
+
 
 class VideoError(ValueError):
     """A video that cannot be used; the message names the file and says why, in one sentence."""
 
 
+class EndsEarly(VideoError):
+    """Fewer frames can be decoded, ``num_frames``, than the file claims."""
+
+    def __init__(self, message: str, num_frames: int):
+        super().__init__(message)
+        self.num_frames = num_frames
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What is accepted of a video that a stranger uploads; None: anything goes."""
+    """What is accepted of a video that a stranger uploads; None: anything goes.
+
+    ``pixels`` are a frame's, ``aspect`` its long side over its short one.
+    """
 
     megabytes: float | None = None
     seconds: float | None = None
     pixels: int | None = None
+    aspect: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,8 @@ class VideoFile:
         Frames whose short side exceeds ``short_side`` pixels are scaled down to it while decoding.
 
         Raises:
-            VideoError: if the file ends before the last of them.
+            EndsEarly: if the video ends long before the last of them.
+            VideoError: if a frame cannot be decoded.
         """
         wanted = list(indices)
         if wanted and not 0 <= min(wanted) <= max(wanted) < self.num_frames:
@@ -62,7 +79,7 @@ class VideoFile:
             for index in sorted(set(wanted)):
                 while position <= index:
                     if not capture.grab():
-                        return self._cut_short(found, wanted, position)
+                        return self._short_read(found, wanted, position)
                     position += 1
                 ok, frame = capture.retrieve()
                 if not ok:
@@ -72,12 +89,11 @@ class VideoFile:
             capture.release()
         return np.stack([found[i] for i in wanted])
 
-    def _cut_short(self, found: dict[int, np.ndarray], wanted: list[int], end: int) -> np.ndarray:
-        # Many healthy files hold a few frames fewer than their header says: the last one stands in.
+    def _short_read(self, found: dict[int, np.ndarray], wanted: list[int], end: int) -> np.ndarray:
+        # Many healthy files hold a few frames fewer than they claim: the last one stands in.
         if not found or end < 0.9 * self.num_frames - 2:
-            raise VideoError(
-                f"{self.path.name} is cut off: it ends after {end} of {self.num_frames} frames; "
-                "copy or record it again"
+            raise EndsEarly(
+                f"{self.path.name} is damaged: only {end} of its {self.num_frames} frames can be decoded", end
             )
         last = found[max(found)]
         return np.stack([found.get(i, last) for i in wanted])
@@ -104,68 +120,168 @@ class LoadedClip:
 def open_video(path: str | Path, limits: Limits | None = None) -> VideoFile:
     """Open a video file and check that it decodes.
 
+    ``fps`` is the mean rate; frames are counted, for headers only estimate or do not say.
+
     Raises:
-        VideoError: if it is missing, empty, no video, damaged, or over one of ``limits``.
+        VideoError: if it is missing, empty, no video, cut off, damaged, or over one of ``limits``.
     """
     path, limits = Path(path), limits or Limits()
-    if not path.is_file():
-        raise VideoError(f"there is no file {path}")
-    megabytes = path.stat().st_size / 2**20
-    if megabytes == 0:
-        raise VideoError(f"{path.name} is empty")
-    if limits.megabytes and megabytes > limits.megabytes:
-        raise VideoError(
-            f"{path.name} has {megabytes:.0f} MB; at most {limits.megabytes:g} MB are taken: "
-            "shorten it or record it at a lower resolution"
-        )
+    container = _check_file(path, limits)
     capture = _capture(path)
     try:
         width, height = (int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-        if limits.pixels and width * height > limits.pixels:
-            raise VideoError(
-                f"{path.name} has frames of {width}x{height}; at most {limits.pixels:,} pixels are taken: "
-                "record it at a lower resolution"
-            )
+        _check_size(path, width, height, limits)
+        declared_fps, declared = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
         if not capture.grab():
             raise VideoError(f"{path.name} is damaged or no video: not one frame can be decoded")
-        fps = capture.get(cv2.CAP_PROP_FPS)
+        num_frames, last = _packets(path)
+        fps = (num_frames - 1) / last if last > 0 else declared_fps
         fps = fps if 0 < fps <= 1000 else 30.0
-        num_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        longest = int(limits.seconds * fps) if limits.seconds else None
-        if num_frames <= 0:  # browsers' recordings do not say: count
-            num_frames = _count(capture, longest)
-        if longest and num_frames > longest:
+        if limits.seconds and num_frames / fps > limits.seconds:
             raise VideoError(
                 f"{path.name} is longer than {limits.seconds:g} seconds: cut it to the part that matters"
             )
+        if container == "mp4" and num_frames != declared:
+            # Trimmed on a phone: packets that are not shown stay in the file, and only decoding tells.
+            num_frames = 1 + sum(1 for _ in iter(capture.grab, False))
     finally:
         capture.release()
     return VideoFile(path, num_frames, fps, width, height)
 
 
 def preload(video: VideoFile, counts: Iterable[int], rule: str, short_side: int | None = None) -> LoadedClip:
-    """Decode every frame that test clips of ``counts`` frames under ``rule`` take, in one pass."""
-    start = time.perf_counter()
+    """Decode every frame that test clips of ``counts`` frames under ``rule`` take, in one pass.
+
+    A video that turns out shorter than it claims is taken for what can be decoded of it.
+    """
+    start, counts = time.perf_counter(), list(counts)
     indices = np.unique([i for count in counts for i in RULES[rule].test(video.num_frames, count)])
-    frames = video.read(indices.tolist(), short_side)
+    try:
+        frames = video.read(indices.tolist(), short_side)
+    except EndsEarly as error:
+        if not error.num_frames:
+            raise
+        return preload(replace(video, num_frames=error.num_frames), counts, rule, short_side)
     decode_ms = (time.perf_counter() - start) * 1e3
     return LoadedClip(video.num_frames, video.fps, indices, frames, decode_ms)
+
+
+def _check_file(path: Path, limits: Limits) -> str:
+    """The container of the file, found good as far as can be told without decoding."""
+    if not path.is_file():
+        raise VideoError(f"there is no file {path}")
+    size = path.stat().st_size
+    if size == 0:
+        raise VideoError(f"{path.name} is empty")
+    if limits.megabytes and size > limits.megabytes * 2**20:
+        raise VideoError(
+            f"{path.name} has {size / 2**20:.0f} MB; at most {limits.megabytes:g} MB are taken: "
+            "shorten it or record it at a lower resolution"
+        )
+    container = _container(path)
+    if container is None:
+        raise VideoError(f"{path.name} is no video file (MP4, MOV, WebM, MKV, AVI, MPEG, FLV, WMV or Ogg)")
+    claimed = _claimed_size(path, container)
+    if claimed > size:
+        raise VideoError(
+            f"{path.name} is cut off: only {size / claimed:.0%} of it is there; copy or record it again"
+        )
+    return container
+
+
+def _check_size(path: Path, width: int, height: int, limits: Limits) -> None:
+    if limits.pixels and width * height > limits.pixels:
+        raise VideoError(
+            f"{path.name} has frames of {width}x{height}; at most {limits.pixels:,} pixels are taken: "
+            "record it at a lower resolution"
+        )
+    if limits.aspect and max(width, height) > limits.aspect * min(width, height):
+        raise VideoError(
+            f"{path.name} has frames of {width}x{height}; one side may be at most {limits.aspect:g} times "
+            "the other: crop it"
+        )
+
+
+def _container(path: Path) -> str | None:
+    """The kind of container, by its first bytes whatever the file is called; None: no video.
+
+    Asked before FFmpeg sees the file, which would take pictures too, and playlists that name other files.
+    """
+    with path.open("rb") as file:
+        head = file.read(400)
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+        return "mp4"
+    if head.startswith(b"\x1aE\xdf\xa3"):
+        return "matroska"
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return "avi"
+    if head.startswith((b"FLV", b"OggS", b"\x30\x26\xb2\x75", b"\x00\x00\x01\xba")):
+        return "other"
+    for start, packet in ((0, 188), (4, 192)):  # MPEG transport stream, as broadcast and as on cameras
+        if head[start : start + packet + 1 : packet] == b"GG":
+            return "other"
+    return None
+
+
+def _claimed_size(path: Path, container: str) -> int:
+    """How many bytes long the file says it is; 0 where it does not."""
+    with path.open("rb") as file:
+        if container == "avi":
+            return int.from_bytes(file.read(8)[4:], "little") + 8
+        if container == "matroska":
+            file.seek(4)
+            file.seek(_matroska_size(file), os.SEEK_CUR)
+            is_segment = file.read(4) == b"\x18\x53\x80\x67"
+            length = _matroska_size(file)
+            return file.tell() + length if is_segment else 0
+        if container == "mp4":
+            return max((end for kind, end in _boxes(file) if kind in (b"moov", b"moof", b"mdat")), default=0)
+    return 0
+
+
+def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """The kind of each top-level box of an MP4 file, and where it ends."""
+    position = 0
+    while len(head := file.read(16)) >= 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if length == 1:
+            length = int.from_bytes(head[8:], "big")
+        if length < 8:  # to the end of the file
+            return
+        position += length
+        yield kind, position
+        file.seek(position)
+
+
+def _matroska_size(file: BinaryIO) -> int:
+    """The size field at the file's position; 0 for unknown, as in a recording that was streamed."""
+    first = file.read(1) or b"\xff"
+    more = 8 - first[0].bit_length()
+    bits = 7 * (more + 1)
+    size = int.from_bytes(first + file.read(more), "big") & ((1 << bits) - 1)
+    return 0 if size == (1 << bits) - 1 else size
 
 
 def _capture(path: Path) -> cv2.VideoCapture:
     # An explicit backend and a path that exists: never a URL, a camera or an image sequence's pattern.
     capture = cv2.VideoCapture(str(path.resolve()), cv2.CAP_FFMPEG)
     if not capture.isOpened():
-        raise VideoError(f"{path.name} is damaged or no video: it cannot be opened")
+        raise VideoError(f"{path.name} is damaged or holds no video: it cannot be opened")
     return capture
 
 
-def _count(capture: cv2.VideoCapture, longest: int | None) -> int:
-    """Frames from the one just grabbed to the end, given up soon after ``longest``."""
-    count = 1
-    while (longest is None or count <= longest) and capture.grab():
-        count += 1
-    return count
+def _packets(path: Path) -> tuple[int, float]:
+    """How many frames the file holds and the time in seconds of the last, read without decoding them."""
+    capture = _capture(path)
+    capture.set(cv2.CAP_PROP_FORMAT, -1)
+    count, last = 0, 0.0
+    try:
+        while capture.grab():
+            count += 1
+            last = max(last, capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
+    finally:
+        capture.release()
+    return count, last
 
 
 def _to_rgb(frame: np.ndarray, short_side: int | None) -> np.ndarray:

@@ -102,7 +102,10 @@ def test_norms_start_as_copies_of_the_backbones():
     backbone.norm.running_mean += 1
     model = ffn.FrameFlexible(backbone, (2, 4))
     for branch in model.branches.values():
-        assert torch.equal(branch.norm.weight, backbone.norm.weight) and branch.norm.weight is not backbone.norm.weight
+        assert (
+            torch.equal(branch.norm.weight, backbone.norm.weight)
+            and branch.norm.weight is not backbone.norm.weight
+        )
         assert torch.equal(branch.norm.running_mean, backbone.norm.running_mean)
 
 
@@ -117,7 +120,12 @@ def test_alteration_scales_channels():
 def test_ablations():
     flexible = count(ffn.create_model("tsm_tiny", 5))
     plain = count(ffn.create_backbone("tsm_tiny", 5))
-    norms = sum(p.numel() for m in ffn.create_backbone("tsm_tiny", 5).modules() if isinstance(m, NORMS) for p in m.parameters())
+    norms = sum(
+        p.numel()
+        for m in ffn.create_backbone("tsm_tiny", 5).modules()
+        if isinstance(m, NORMS)
+        for p in m.parameters()
+    )
     without_norms = count(ffn.create_model("tsm_tiny", 5, private_norms=False))
     without_alteration = count(ffn.create_model("tsm_tiny", 5, alteration=False))
     assert flexible - without_norms == 2 * norms

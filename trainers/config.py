@@ -32,7 +32,7 @@ class Config:
     """epochs of cross-entropy at fewer frames before the method proper; default: 40 % of the epochs"""
     batch_size: int = 32
     """videos per step; each gives one clip per frequency"""
-    lr: float = 3e-3
+    lr: float = 1e-3
     """peak learning rate (AdamW, one cycle)"""
     weight_decay: float = 0.05
     """of convolutions and linear layers; norms, biases and alterations have none"""

@@ -81,8 +81,16 @@ def default_workers(device: torch.device) -> int:
 
 
 def _loader(clips: Clips, batch_size: int, workers: int, **how) -> DataLoader:
-    pin = torch.cuda.is_available()
-    return DataLoader(clips, batch_size, num_workers=workers, pin_memory=pin, worker_init_fn=_quiet, **how)
+    return DataLoader(
+        clips,
+        batch_size,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_quiet,
+        # Its own generator: the loader would draw from the global one, and a resumed run once more.
+        generator=torch.Generator(),
+        **how,
+    )
 
 
 def _quiet(_worker: int) -> None:

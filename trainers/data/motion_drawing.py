@@ -186,7 +186,7 @@ def make_arm(rng, width: float, density: float) -> Patch:
     return Patch(_cut(rgb, mask * (1.05 - 0.5 * across**2), mask), origin, density)
 
 
-def make_background(rng, width: float, height: float, density: float) -> Patch:
+def make_background(rng, width: float, height: float, density: float, clutter: float) -> Patch:
     """Walls, a table, furniture and lighting, `width` x `height` units; its origin is its top left corner."""
     h, w = int(np.ceil(height * density)), int(np.ceil(width * density))
     rgb, one = surface(rng, h, w, density, calm=True), np.ones((h, w), np.float32)
@@ -198,7 +198,7 @@ def make_background(rng, width: float, height: float, density: float) -> Patch:
         dark = 1 - max(rng.uniform(-0.4, 0.6), 0.0) * cv2.GaussianBlur(below, (0, 0), 0.04 * density)
         rgb = cv2.blendLinear(surface(rng, h, w, density, calm=True), rgb, below, (1 - below) * dark)
     rgba = _cut(rgb, one, one)
-    for _ in range(rng.poisson(1.2 * width * height)):  # pictures, doors, cushions, lamps
+    for _ in range(rng.poisson(2.4 * clutter * width * height)):  # pictures, doors, cushions, lamps
         thing = make_object(rng, rng.uniform(0.3, 0.9), density)
         angle, spot = (
             rng.integers(4) * np.pi / 2 + rng.normal(0, 0.1),

@@ -42,6 +42,7 @@ class Stage:
     times: np.ndarray  # (frames, sub-exposures)
     span: tuple[float, float]  # width and height of the frame in units
     size: float  # length of the object in units
+    clutter: float = 0.5  # 0: a calm scene and a steady hand; 1: as crowded, noisy and shaky as it gets
 
     def progress(self, shortest: float = 0.5, eased: bool = True) -> np.ndarray:
         """0 before the motion, 1 after it; it takes `shortest`..1 of the clip, anywhere in it."""
@@ -204,6 +205,6 @@ def hand_shake(stage: Stage, camera: Track) -> Track:
     waves = np.sin(2 * np.pi * (stage.times[..., None] * frequency + rng.random((4, 1, 1, 4)))) / np.sqrt(
         frequency
     )
-    strength = 0.016 * rng.random() ** 1.5
+    strength = 0.016 * stage.clutter * rng.random()
     x, y, roll, breath = strength * (waves @ rng.normal(0, 0.6, 4))
     return camera._replace(x=camera.x + x, y=camera.y + y, angle=roll, scale=camera.scale * np.exp(breath))

@@ -112,7 +112,8 @@ def scene_of(clip) -> Scene:
     span = (clip.width / short, clip.height / short)
     exposures = np.linspace(0, rng.uniform(0.3, 0.9) / 31, 3) if rng.random() < 0.2 else np.zeros(1)
     times = np.arange(clip.num_frames)[:, None] / max(clip.num_frames - 1, 1) + exposures
-    stage = Stage(rng, times, span, size=0.16 * 3.25 ** rng.random())
+    clutter = rng.random()
+    stage = Stage(rng, times, span, size=(0.3 - 0.14 * clutter) * 1.9 ** rng.random(), clutter=clutter)
     play = MOTIONS[CLASSES[clip.label]](stage)
     view = hand_shake(stage, play.camera)
     middle = complex(*span) / 2
@@ -120,11 +121,11 @@ def scene_of(clip) -> Scene:
     shift = short * middle - zoom * (view.x + 1j * view.y + middle)
     density = float(np.abs(zoom).max())
     colour = _colour(rng)
-    world = _world(rng, zoom, shift, span, short, density).graded(colour)
+    world = _world(rng, zoom, shift, span, short, density, clutter).graded(colour)
     movers = [mover.graded(colour) for mover in _movers(stage, play, density)]
-    noise = 8 * rng.random() ** 2 * (rng.random() < 0.8)
-    blur = rng.uniform(0.003, 0.012) * short * (rng.random() < 0.25)
-    quality = int(rng.integers(25, 90)) if rng.random() < 0.4 else None
+    noise = 8 * clutter * rng.random() * (rng.random() < 0.8)
+    blur = rng.uniform(0.003, 0.012) * short * (rng.random() < 0.5 * clutter)
+    quality = int(rng.integers(25, 90)) if rng.random() < 0.8 * clutter else None
     flicker = 0.02 * rng.random() ** 2
     grain = rng.random((clip.num_frames, 2))
     gain = np.exp(flicker * rng.standard_normal(clip.num_frames))
@@ -143,15 +144,21 @@ def _colour(rng) -> np.ndarray:
 
 
 def _world(
-    rng, zoom: np.ndarray, shift: np.ndarray, span: tuple[float, float], short: int, density: float
+    rng,
+    zoom: np.ndarray,
+    shift: np.ndarray,
+    span: tuple[float, float],
+    short: int,
+    density: float,
+    clutter: float,
 ) -> Patch:
     """The background with its static things, as large as the camera will ever see."""
     corners = short * np.array([0, span[0], 1j * span[1], complex(*span)])
     seen = (corners - shift[..., None]) / zoom[..., None]  # pixels back to units
     left, top = seen.real.min() - 0.03, seen.imag.min() - 0.03
     width, height = seen.real.max() + 0.03 - left, seen.imag.max() + 0.03 - top
-    world = make_background(rng, width, height, density)
-    for _ in range(rng.poisson(0.7 + 1.0 * width * height)):
+    world = make_background(rng, width, height, density, clutter)
+    for _ in range(rng.poisson(2 * clutter * (0.7 + width * height))):
         spot, size = complex(rng.uniform(0, width), rng.uniform(0, height)), 0.14 * 3.5 ** rng.random()
         if rng.random() < 0.12:
             paint(
@@ -174,7 +181,7 @@ def _movers(stage: Stage, play: Play, density: float) -> list[Mover]:
     """The acting things, often a bystander of their kind, hands that hold them, and at times an occluder."""
     rng = stage.rng
     tracks = list(play.actors)
-    if len(tracks) == 1 and rng.random() < 0.5:  # as many things as in the classes of two
+    if len(tracks) == 1 and rng.random() < stage.clutter:  # as many things as in the classes of two
         tracks.insert(int(rng.integers(2)), stage.rest())
     movers = []
     for track in tracks:
@@ -185,7 +192,7 @@ def _movers(stage: Stage, play: Play, density: float) -> list[Mover]:
         if held and rng.random() < 0.4:
             acting.insert(int(rng.integers(2)), _hand(stage, size, track, density))
         movers += acting
-    if rng.random() < 0.12:  # something close to the camera, reaching in from a side
+    if rng.random() < 0.25 * stage.clutter:  # something close to the camera, reaching in from a side
         x, y = rng.uniform(0, stage.span)
         x, y = ((0.0, y), (stage.span[0], y), (x, 0.0), (x, stage.span[1]))[rng.integers(4)]
         occluder = make_object(rng, rng.uniform(0.4, 0.8), density)
