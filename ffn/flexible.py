@@ -17,46 +17,33 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-NORMS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm)
+from ffn.alteration import AlterationPoint, Places, WeightAlteration, alteration_places, put_alterations
 
+__all__ = ["NORMS", "AlterationPoint", "FrameFlexible", "WeightAlteration"]
 
-class AlterationPoint(nn.Identity):
-    """Where a backbone lets :class:`FrameFlexible` put a weight alteration; does nothing by itself."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.channels = channels
-
-
-class WeightAlteration(nn.Module):
-    """Scales channel c by ``1 + weight[c]``: the paper's residual depth-wise 1x1 convolution.
-
-    Takes and returns ``(N, channels, ...)``. Weights start from a normal of standard deviation 1e-3.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels).normal_(std=1e-3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
-        return x + x * weight  # in two steps, as released: training then agrees to the last bits
-
-    def extra_repr(self) -> str:
-        return str(self.weight.numel())
+NORMS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 class FrameFlexible(nn.Module):
     """One branch of ``backbone`` per training frequency, weights shared, norms and alterations private.
 
+    Norms are those of PyTorch, 1d to 3d, and their subclasses: BatchNorm and SyncBatchNorm, InstanceNorm,
+    LayerNorm, GroupNorm and RMSNorm, each with whatever it holds. ``alterations`` lists where the weight
+    alterations went, by the backbone's names of the modules whose input they scale.
+
     Args:
         backbone: any network that takes a clip ``(B, C, T, H, W)`` of any T >= 1. Its weights are taken
             over, not copied; every private norm starts as a copy of the backbone's.
         frames: the training frequencies, in frames; any number of them, in any order.
-        share_weights, private_norms, alteration: switch off for the paper's ablations.
+        share_weights, private_norms: switch off for the paper's ablations.
+        alteration: False for none, or where: names of modules or patterns (``"layer*.conv1"``), or a
+            function of name and module. By default at the backbone's :class:`AlterationPoint` modules or,
+            if it has none, before the first convolution of each residual block, which a block's class
+            name tells (:func:`ffn.alteration.first_convolutions`).
 
     Raises:
-        ValueError: if ``frames`` is empty, repeats a count or holds one below 1.
+        ValueError: if ``frames`` is empty, repeats a count or holds one below 1; if ``alteration`` names a
+            module that is not there or has no known input channels; if the backbone cannot be copied.
     """
 
     def __init__(
@@ -66,7 +53,7 @@ class FrameFlexible(nn.Module):
         *,
         share_weights: bool = True,
         private_norms: bool = True,
-        alteration: bool = True,
+        alteration: bool | Places = True,
     ):
         super().__init__()
         frames = tuple(sorted(int(f) for f in frames))
@@ -74,10 +61,12 @@ class FrameFlexible(nn.Module):
             raise ValueError(f"frames must be one or more different counts of at least 1, not {frames}")
         self.frames = frames
         self.spec = getattr(backbone, "spec", None)
+        self.alterations = alteration_places(backbone, alteration)
         self.branches = nn.ModuleDict()
         for count in frames:
             branch = _branch(backbone, share_weights, private_norms)
-            self.branches[str(count)] = _with_alterations(branch) if alteration else branch
+            put_alterations(branch, self.alterations)
+            self.branches[str(count)] = branch
 
     def frequency_for(self, num_frames: int) -> int:
         """The training frequency that serves ``num_frames`` frames: the nearest; a tie goes to the higher."""
@@ -100,6 +89,9 @@ class FrameFlexible(nn.Module):
         for name, tensor in self.branches[str(source)].state_dict().items():
             target_state[name].copy_(tensor)
 
+    def extra_repr(self) -> str:
+        return f"frames={self.frames}, alterations={self.alterations}"
+
     def _apply(self, fn, recurse=True):
         # Parameters are converted in place and stay shared; buffers are replaced, so tie them again.
         ties = list(self._shared_buffers())
@@ -119,24 +111,34 @@ class FrameFlexible(nn.Module):
 
 def _branch(backbone: nn.Module, share_weights: bool, private_norms: bool) -> nn.Module:
     """A copy of ``backbone`` whose shared tensors are the backbone's own."""
-    memo = {}
-    if share_weights:
-        for module in backbone.modules():
-            if private_norms and isinstance(module, NORMS):
-                continue
-            own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-            memo.update((id(tensor), tensor) for tensor in own)
-    elif not private_norms:
+    if not (share_weights or private_norms):
         raise ValueError("without shared weights every branch owns its norms: leave private_norms on")
-    return copy.deepcopy(backbone, memo)
+    _check_functions(backbone)
+    shared = {id(tensor): tensor for tensor in _tensors(backbone)} if share_weights else {}
+    for module in backbone.modules():
+        if private_norms and isinstance(module, NORMS):
+            for tensor in _tensors(module):  # of a norm's parametrisation, too
+                shared.pop(id(tensor), None)
+    try:
+        return copy.deepcopy(backbone, shared)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{type(backbone).__name__} cannot be copied into branches: {error}") from error
 
 
-def _with_alterations(module: nn.Module) -> nn.Module:
-    """Put a weight alteration, on the module's device, at each of its alteration points."""
-    for name, child in module.named_children():
-        if isinstance(child, AlterationPoint):
-            device = next((p.device for p in module.parameters()), None)
-            setattr(module, name, WeightAlteration(child.channels).to(device))
-        else:
-            _with_alterations(child)
-    return module
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _check_functions(backbone: nn.Module) -> None:
+    """Refuse functions that hold a module: a copy of the backbone would go on calling the original's."""
+    modules = set(backbone.modules())
+    for name, module in backbone.named_modules():
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        for function in (*vars(module).values(), *hooks):
+            cells = getattr(function, "__closure__", None) or ()
+            if any(isinstance(cell.cell_contents, nn.Module) and cell.cell_contents in modules for cell in cells):
+                raise ValueError(
+                    f"{name or type(backbone).__name__} keeps a function that refers to one of the network's "
+                    "modules from outside; make it a method, so that each branch calls its own modules"
+                )

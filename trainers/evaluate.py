@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ffn
+from ffn.checkpoint import write_atomically
+from ffn.flexible import nearest
 from trainers import report
 from trainers.data import create_source
 from trainers.data.clips import Clips, default_workers, test_batches
@@ -64,10 +67,12 @@ def main(
     data: str = "motion",
     frames: tuple[int, ...] = COUNTS,
     ensemble: bool = False,
+    separate: bool = False,
     batch_size: int = 32,
     device: str = "auto",
     workers: int | None = None,
     cache: Path | None = None,
+    plot: Path | None = None,
 ) -> None:
     """Print the top-1 accuracy of checkpoints over frame counts, side by side, as a Markdown table.
 
@@ -75,27 +80,49 @@ def main(
         checkpoints: safetensors files that trainers.run or ffn.save wrote.
         data: data set whose validation split is used.
         frames: frame counts.
-        ensemble: add a row for the mean of all the checkpoints' predictions.
+        ensemble: add a row for the mean of the plain checkpoints' predictions.
+        separate: add a row that takes, at each frame count, the plain checkpoint trained nearest to it.
         batch_size: clips per step.
         device: auto, cpu, cuda ...
         workers: processes that load clips; default: by the number of cores.
         cache: folder that keeps rendered clips, as for trainers.run.
+        plot: PNG to draw the same figures to.
     """
     where = choose_device(device)
-    outcomes = {}
+    outcomes, plain = {}, {}
     for path in checkpoints:
         model = ffn.load(path).to(where)
         source = create_source(data, "val", size=model.spec.preprocess.size, cache=cache)
         loaders = default_workers(where) if workers is None else workers
-        outcomes[path.stem] = evaluate(model, source, frames, batch_size, loaders, bar=path.stem)
+        outcome = evaluate(model, source, frames, batch_size, loaders, bar=path.stem)
+        outcomes[path.stem] = outcome
+        if not model.spec.flexible:
+            plain[model.spec.frames[0]] = outcome
     if ensemble:
-        together = {n: torch.stack([o.probabilities[n] for o in outcomes.values()]).mean(0) for n in frames}
-        outcomes["ensemble"] = Outcome(together, next(iter(outcomes.values())).labels)
-    print(report.markdown({name: outcome.accuracy for name, outcome in outcomes.items()}))
+        outcomes["ensemble"] = together(plain, lambda _: list(plain))
+    if separate:
+        outcomes["separate training"] = together(plain, lambda count: [nearest(plain, count)])
+    accuracy = {name: outcome.accuracy for name, outcome in outcomes.items()}
+    print(report.markdown(accuracy))
+    if plot:
+        write_atomically(plot, lambda partial: report.plot_accuracy(partial, accuracy))
+
+
+def together(outcomes: dict[int, Outcome], members: Callable[[int], list[int]]) -> Outcome:
+    """At each frame count, the mean prediction of the ``members``, named by the counts they are trained at."""
+    if not outcomes:
+        raise ValueError("ensemble and separate need checkpoints of plain networks")
+    first = next(iter(outcomes.values()))
+    mean = {
+        count: torch.stack([outcomes[n].probabilities[count] for n in members(count)]).mean(0)
+        for count in first.probabilities
+    }
+    return Outcome(mean, first.labels)
 
 
 if __name__ == "__main__":
     try:
         tyro.cli(main)
     except ValueError as error:
-        sys.exit(f"trainers.evaluate: {error}")
+        print(f"trainers.evaluate: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -42,11 +42,11 @@ def write_results(folder: Path, name: str, frames: tuple[int, ...], accuracy: di
     """results.json and results.png: accuracy over frame counts."""
     results = {"network": name, "frames": frames, "accuracy": accuracy} | more
     write_atomically(folder / "results.json", lambda p: p.write_text(json.dumps(results, indent=2)))
-    write_atomically(folder / "results.png", lambda p: plot_accuracy(p, {name: accuracy}, frames))
+    write_atomically(folder / "results.png", lambda p: plot_accuracy(p, {name: accuracy}))
 
 
-def plot_accuracy(path: Path, accuracy: dict[str, dict[int, float]], frames: tuple[int, ...]) -> None:
-    """A PNG of accuracy over frame counts, a line per network; dots mark the training frequencies."""
+def plot_accuracy(path: Path, accuracy: dict[str, dict[int, float]]) -> None:
+    """A PNG of accuracy over frame counts, a line per network."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -54,8 +54,7 @@ def plot_accuracy(path: Path, accuracy: dict[str, dict[int, float]], frames: tup
 
     figure, axes = plt.subplots(figsize=(7, 4.2), dpi=150)
     for name, values in accuracy.items():
-        marks = [i for i, count in enumerate(values) if count in frames]
-        axes.plot(list(values), list(values.values()), marker="o", markevery=marks, label=name)
+        axes.plot(list(values), list(values.values()), marker="o", markersize=4, label=name)
     axes.set(
         xlabel="frames at test time", ylabel="top-1 accuracy (%)", xticks=list(next(iter(accuracy.values())))
     )

@@ -22,9 +22,7 @@ class Clips(Dataset):
     never depends on the worker that makes it, nor on what was drawn before. Without, at test positions.
     """
 
-    def __init__(
-        self, source, counts: Iterable[int], preprocess: Preprocess, seed=0, epoch: int | None = None
-    ):
+    def __init__(self, source, counts: Iterable[int], preprocess: Preprocess, seed=0, epoch: int | None = None):
         self.source = source
         self.counts = tuple(counts)
         self.preprocess = preprocess
