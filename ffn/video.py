@@ -181,11 +181,8 @@ def _check_file(path: Path, limits: Limits) -> str:
     container = _container(path)
     if container is None:
         raise VideoError(f"{path.name} is no video file (MP4, MOV, WebM, MKV, AVI, MPEG, FLV, WMV or Ogg)")
-    claimed = _claimed_size(path, container)
-    if claimed > size:
-        raise VideoError(
-            f"{path.name} is cut off: only {size / claimed:.0%} of it is there; copy or record it again"
-        )
+    if _claimed_size(path, container) > size:
+        raise VideoError(f"{path.name} is cut off, its end is missing: copy or record it again")
     return container
 
 

@@ -1,0 +1,1 @@
+"""The web pages: what they compute lives in :mod:`ffn`."""

@@ -1,0 +1,82 @@
+"""Shared fixtures: real encoded clips, and a browser."""
+
+import os
+import shutil
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+QUIET += ["--disable-background-networking", "--disable-component-update"]
+
+
+def _encode(path, frames, fps=30, codec="libx264", *, times=None, rotation=0, container=None, options=None):
+    """Write uint8 RGB ``frames`` (T, H, W, 3) as a real video and return its path.
+
+    ``times`` in milliseconds give a variable frame rate; ``rotation`` in degrees is noted in the metadata,
+    as phones do; ``options`` are the container's (``{"live": "1"}``: a browser's recording).
+    """
+    with av.open(str(path), "w", format=container, options=options or {}) as file:
+        stream = file.add_stream(codec, rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.bit_rate = 2_000_000  # brightness must survive
+        stream.pix_fmt = "yuv420p" if frames.shape[1] % 2 == frames.shape[2] % 2 == 0 else "yuv444p"
+        base = Fraction(1, 1000) if times is not None else Fraction(1, fps)
+        stream.codec_context.time_base = base
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for i, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
+            frame.time_base, frame.pts = base, int(times[i]) if times is not None else i
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="session")
+def encode():
+    return _encode
+
+
+@pytest.fixture(scope="session")
+def numbered():
+    """``numbered(count, height, width)``: grey frames whose brightness is 20 + 4 x the frame's number."""
+
+    def frames(count, height=48, width=64):
+        levels = 20 + 4 * np.arange(count)
+        assert levels.max(initial=0) < 256, "brightness would wrap"
+        return np.broadcast_to(levels[:, None, None, None], (count, height, width, 3)).astype(np.uint8)
+
+    return frames
+
+
+@pytest.fixture(scope="session")
+def audio_only():
+    def write(path):
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream("aac", rate=44100)
+            sound = av.AudioFrame.from_ndarray(np.zeros((2, 44100), np.float32), "fltp", "stereo")
+            sound.sample_rate, sound.pts = 44100, 0
+            file.mux(stream.encode(sound))
+            file.mux(stream.encode(None))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The system's Chromium, headless; without one tests skip, or fail if FFN_REQUIRE_BROWSER=1."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        give_up = pytest.fail if os.environ.get("FFN_REQUIRE_BROWSER") == "1" else pytest.skip
+        give_up(f"no browser: looked for {', '.join(BROWSERS)}")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, headless=True, args=QUIET)
+        yield chromium
+        chromium.close()
