@@ -2,14 +2,18 @@
 
 from ffn import backbones
 from ffn.checkpoint import CheckpointError, load, save
+from ffn.deploy import Deployed, deploy
 from ffn.flexible import FrameFlexible, WeightAlteration
 from ffn.predict import Prediction, Predictor
 from ffn.preprocess import Preprocess
+from ffn.pretrained import load_pretrained
 from ffn.registry import Spec, create_backbone, create_model, list_models
+from ffn.released import load_released
 from ffn.video import VideoError, open_video
 
 __all__ = [
     "CheckpointError",
+    "Deployed",
     "FrameFlexible",
     "Prediction",
     "Predictor",
@@ -20,8 +24,11 @@ __all__ = [
     "backbones",
     "create_backbone",
     "create_model",
+    "deploy",
     "list_models",
     "load",
+    "load_pretrained",
+    "load_released",
     "open_video",
     "save",
 ]

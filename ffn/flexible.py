@@ -19,7 +19,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ffn.alteration import AlterationPoint, Places, WeightAlteration, alteration_places, put_alterations
 
-__all__ = ["NORMS", "AlterationPoint", "FrameFlexible", "WeightAlteration"]
+__all__ = ["NORMS", "AlterationPoint", "FrameFlexible", "WeightAlteration", "nearest"]
 
 NORMS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -72,7 +72,7 @@ class FrameFlexible(nn.Module):
         """The training frequency that serves ``num_frames`` frames: the nearest; a tie goes to the higher."""
         if num_frames < 1:
             raise ValueError(f"a clip needs at least 1 frame, not {num_frames}")
-        return min(self.frames, key=lambda f: (abs(f - num_frames), -f))
+        return nearest(self.frames, num_frames)
 
     def branch(self, num_frames: int) -> nn.Module:
         """The plain network that serves clips of ``num_frames`` frames."""
@@ -109,6 +109,11 @@ class FrameFlexible(nn.Module):
                     yield modules, name
 
 
+def nearest(frames: Iterable[int], num_frames: int) -> int:
+    """The one of ``frames`` that is nearest to ``num_frames``; a tie goes to the higher."""
+    return min(frames, key=lambda f: (abs(f - num_frames), -f))
+
+
 def _branch(backbone: nn.Module, share_weights: bool, private_norms: bool) -> nn.Module:
     """A copy of ``backbone`` whose shared tensors are the backbone's own."""
     if not (share_weights or private_norms):
@@ -137,7 +142,8 @@ def _check_functions(backbone: nn.Module) -> None:
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         for function in (*vars(module).values(), *hooks):
             cells = getattr(function, "__closure__", None) or ()
-            if any(isinstance(cell.cell_contents, nn.Module) and cell.cell_contents in modules for cell in cells):
+            held = [cell.cell_contents for cell in cells]
+            if any(isinstance(value, nn.Module) and value in modules for value in held):
                 raise ValueError(
                     f"{name or type(backbone).__name__} keeps a function that refers to one of the network's "
                     "modules from outside; make it a method, so that each branch calls its own modules"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ffn.deploy import deploy as deployed
 from ffn.flexible import FrameFlexible
 from ffn.preprocess import Preprocess
 from ffn.sampling import RULES
@@ -33,21 +35,38 @@ class Prediction:
 
 
 class Predictor:
-    """Predicts clips with ``model`` (plain or frame-flexible); several threads may call it at once."""
+    """Predicts clips with ``model`` (plain or frame-flexible); several threads may call it at once.
 
-    def __init__(self, model: nn.Module, device: str | torch.device = "cpu"):
+    It predicts through deployed networks (:func:`ffn.deploy`), one for each training frequency, made of the
+    weights that ``model`` has when that frequency is first asked for. ``deploy=False`` uses ``model`` itself.
+    """
+
+    def __init__(self, model: nn.Module, device: str | torch.device = "cpu", deploy: bool = True):
         spec = getattr(model, "spec", None)
         self.model = model.to(device).eval()
         self.device = torch.device(device)
         self.preprocess = spec.preprocess if spec else Preprocess()
         self.classes = spec.classes if spec else None
         self.frames = spec.frames if spec else getattr(model, "frames", ())
+        self.deploys = deploy
+        self._networks: dict[int | None, nn.Module] = {}
+        self._building = threading.Lock()
 
     def frequency_for(self, num_frames: int) -> int | None:
         """The training frequency that serves ``num_frames``; a plain network's is always the same."""
         if isinstance(self.model, FrameFlexible):
             return self.model.frequency_for(num_frames)
         return self.frames[0] if self.frames else None
+
+    def network(self, frames: int) -> nn.Module:
+        """What computes the logits of clips of ``frames`` frames; made when first asked for, and kept."""
+        if not self.deploys:
+            return self.model
+        frequency = self.frequency_for(frames)
+        with self._building:
+            if frequency not in self._networks:
+                self._networks[frequency] = deployed(self.model, frames)
+            return self._networks[frequency]
 
     @torch.inference_mode()
     def __call__(self, clip, frames: int, top: int = 5) -> Prediction:
@@ -59,13 +78,14 @@ class Predictor:
         """
         if frames < 1:
             raise ValueError(f"a clip needs at least 1 frame, not {frames}")
+        network = self.network(frames)
         start = time.perf_counter()
         indices = RULES[self.preprocess.sampling].test(clip.num_frames, frames)
         images = clip.read(indices)
         read = time.perf_counter()
         x = self.preprocess.normalise(self.preprocess.spatial(images)[None].to(self.device))
         prepared = time.perf_counter()
-        probabilities = self.model(x)[0].float().softmax(0).cpu()
+        probabilities = network(x)[0].float().softmax(0).cpu()
         done = time.perf_counter()
         best = probabilities.topk(min(top, len(probabilities)))
         names = self.classes or [f"class {i}" for i in range(len(probabilities))]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from ffn.alteration import Places
 from ffn.flexible import FrameFlexible
 from ffn.preprocess import Preprocess
 
@@ -17,7 +18,8 @@ class Spec:
     """What a network knows about itself (``model.spec``): enough to build it again and to feed it.
 
     ``frames`` are the frame counts it is trained at, ``flexible`` whether it is a FrameFlexible,
-    ``options`` the keyword arguments it was created with beyond these, ``classes`` the class names.
+    ``options`` the keyword arguments it was created with beyond these (without ``pretrained``: a
+    checkpoint brings its own weights), ``classes`` the class names.
     """
 
     name: str
@@ -74,7 +76,8 @@ def create_backbone(name: str, num_classes: int, **options) -> nn.Module:
     """
     entry = _entry(name)
     backbone = entry.build(num_classes, **options)
-    backbone.spec = Spec(name, num_classes, entry.frames[-1:], False, options, entry.preprocess)
+    kept = {option: value for option, value in options.items() if option != "pretrained"}
+    backbone.spec = Spec(name, num_classes, entry.frames[-1:], False, kept, entry.preprocess)
     return backbone
 
 
@@ -85,7 +88,7 @@ def create_model(
     *,
     share_weights: bool = True,
     private_norms: bool = True,
-    alteration: bool = True,
+    alteration: bool | Places = True,
     **options,
 ) -> FrameFlexible:
     """The frame-flexible form of a network; ``frames`` default to the network's usual frequencies.
@@ -95,8 +98,11 @@ def create_model(
     switches = {"share_weights": share_weights, "private_norms": private_norms, "alteration": alteration}
     backbone = create_backbone(name, num_classes, **options)
     model = FrameFlexible(backbone, _entry(name).frames if frames is None else frames, **switches)
-    changed = {switch: value for switch, value in switches.items() if not value}
-    model.spec = replace(backbone.spec, frames=model.frames, flexible=True, options=options | changed)
+    changed = {switch: value for switch, value in switches.items() if value is not True}
+    if not isinstance(alteration, bool):
+        changed["alteration"] = list(model.alterations)  # by name: patterns and functions resolved
+    options = backbone.spec.options | changed
+    model.spec = replace(backbone.spec, frames=model.frames, flexible=True, options=options)
     return model
 
 

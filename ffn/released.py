@@ -18,7 +18,7 @@ from ffn.checkpoint import CheckpointError, fill
 from ffn.flexible import FrameFlexible
 from ffn.registry import create_backbone, create_model
 
-WRAPPERS = ("state_dict", "model_state")  # where the 2D and the 3D networks' files keep the weights
+WRAPPERS = ("state_dict", "model_state", "model")  # where files keep the weights: of 2D, 3D and image networks
 SUFFIXES = ("4", "8", "16")  # L, M and H, whatever their counts: SlowFast's _4 is 16 frames
 
 # From released names (without the suffix) to ours. The rest of a name is the same here and there.
@@ -61,9 +61,9 @@ def load_released(source: str | Path | Mapping, model: nn.Module | None = None) 
     if isinstance(source, Mapping):
         where, contents = "the state dict", source
     else:
-        where, contents = source, _read(Path(source))
-    tensors = _state_dict(contents, where)
-    places = {name: _translate(name) for name in tensors}
+        where, contents = source, read_pickle(Path(source))
+    tensors = unwrap(contents, where)
+    places = {name: translate(name) for name in tensors}
     flexible = any(level is not None for _, level in places.values())
     if model is None:
         model = _build({ours: tensors[name] for name, (ours, _) in places.items()}, flexible, where)
@@ -83,7 +83,12 @@ def load_released(source: str | Path | Mapping, model: nn.Module | None = None) 
     return fill(model, target, where, names)
 
 
-def _read(path: Path) -> object:
+def read_pickle(path: Path) -> object:
+    """What a PyTorch file holds, if it is tensors and plain containers: nothing in it is executed.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, or holds more than that.
+    """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     try:
@@ -97,7 +102,8 @@ def _read(path: Path) -> object:
         raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint") from error
 
 
-def _state_dict(contents: object, where: object) -> Mapping[str, Tensor]:
+def unwrap(contents: object, where: object) -> Mapping[str, Tensor]:
+    """The state dict in ``contents``, bare or within the training state; ``where`` names it in errors."""
     for wrapper in WRAPPERS:
         if isinstance(contents, Mapping) and wrapper in contents:
             contents = contents[wrapper]
@@ -111,7 +117,7 @@ def _state_dict(contents: object, where: object) -> Mapping[str, Tensor]:
     return contents
 
 
-def _translate(name: str) -> tuple[str, int | None]:
+def translate(name: str) -> tuple[str, int | None]:
     """Our name of a released tensor within a plain network, and its frequency: 0 to 2, None if shared."""
     suffix = re.search(rf"_({'|'.join(SUFFIXES)})(?=\.)", name)
     if suffix:
@@ -131,3 +137,5 @@ def _build(tensors: Mapping[str, Tensor], flexible: bool, where: object) -> nn.M
         raise CheckpointError(f"{where} is a {name} without a classifier ({classifier})")
     create = create_model if flexible else create_backbone
     return create(name, len(tensors[classifier]))
+
+

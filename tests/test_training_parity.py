@@ -5,7 +5,7 @@ import torch
 from parity import FAMILIES, clip, golden, needs_goldens, state_dict
 
 import ffn
-from ffn.released import _translate, load_released
+from ffn.released import translate, load_released
 from trainers.methods import TemporalDistillation
 
 
@@ -34,7 +34,7 @@ def test_one_training_step(family):
         assert losses[key] == pytest.approx(want[name], rel=1e-4), name
 
     def ours(released_name):
-        name, level = _translate(released_name)
+        name, level = translate(released_name)
         return model.branches[str(model.frames[level or 0])].get_parameter(name)
 
     total = want["grad_norm_total"]
@@ -42,7 +42,7 @@ def test_one_training_step(family):
     worst = max(abs(ours(name).grad.norm().item() - norm) for name, norm in want["grad_norms"].items())
     assert worst <= 1e-4 * total
     for released_name, norm in want["running_stat_norms"].items():
-        name, level = _translate(released_name)
+        name, level = translate(released_name)
         buffer = model.branches[str(model.frames[level or 0])].get_buffer(name)
         assert buffer.norm().item() == pytest.approx(norm, rel=1e-5), released_name
 

@@ -45,4 +45,4 @@ def test_clips_of_a_batch_do_not_mix():
 def test_unknown_network_names_the_known_ones():
     with pytest.raises(ValueError, match="tsm_tiny"):
         ffn.create_backbone("tsm_huge", 5)
-    assert ffn.list_models("tsm*") == ["tsm_resnet101", "tsm_resnet18", "tsm_resnet50", "tsm_tiny"]
+    assert ffn.list_models("tsm_r*") == ["tsm_resnet101", "tsm_resnet18", "tsm_resnet50"]

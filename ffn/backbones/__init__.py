@@ -3,6 +3,6 @@
 To add one: write its file with an entry point under ``@register()``, and import it here.
 """
 
-from ffn.backbones import slowfast, tea, tsm, uniformer
+from ffn.backbones import efficientnet, slowfast, tea, tsm, uniformer
 
-__all__ = ["slowfast", "tea", "tsm", "uniformer"]
+__all__ = ["efficientnet", "slowfast", "tea", "tsm", "uniformer"]

@@ -10,7 +10,7 @@ strided within a pathway.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ffn.flexible import AlterationPoint
@@ -25,6 +25,7 @@ EXPANSION = 4
 SOMETHING = {"mean": (0.45,) * 3, "std": (0.225,) * 3, "sampling": "span"}
 
 
+@fx.wrap  # one step of a traced graph, since its arithmetic cannot be traced
 def slow_indices(frames: int, device: torch.device | None = None) -> Tensor:
     """The ceil(frames / 4) frames that the slow pathway sees: evenly spread, rounded down, first to last."""
     count = (frames - 1) // ALPHA + 1  # as many steps as leave a lateral connection

@@ -7,7 +7,7 @@ Shapes: B clips, T frames, C channels, H W pixels. Inside, frames stand in the b
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ffn.flexible import AlterationPoint
@@ -15,6 +15,7 @@ from ffn.preprocess import Preprocess
 from ffn.registry import register
 
 
+@fx.wrap  # one step of a traced graph, since its assignments cannot be traced
 def temporal_shift(x: Tensor, frames: int) -> Tensor:
     """Bring an eighth of the channels from frame t+1 and the next eighth from t-1; zeros at the ends.
 
