@@ -137,5 +137,3 @@ def _build(tensors: Mapping[str, Tensor], flexible: bool, where: object) -> nn.M
         raise CheckpointError(f"{where} is a {name} without a classifier ({classifier})")
     create = create_model if flexible else create_backbone
     return create(name, len(tensors[classifier]))
-
-

@@ -165,7 +165,7 @@ def test_cascade_stops_when_sure(model, clips):
     predictor = ffn.Predictor(model)
     clip = preload(open_video(clips / "a.mp4"), (4, 8, 16), "segment")
     sure = [predictor(clip, count).probabilities.max().item() for count in (4, 8, 16)]
-    for confidence in (0, min(sure), max(sure), 1):
+    for confidence in (0, *sure, 1):
         prediction, tried = cascade(predictor, clip, (4, 8, 16), confidence)
         enough = [i for i, p in enumerate(sure) if p >= confidence]
         assert len(tried) == (enough[0] + 1 if enough else 3)

@@ -14,7 +14,7 @@ import torch
 import ffn
 
 SMALL = (
-    *("--clips", "48", "--size", "32", "--batch-size", "16", "--frames", "2", "4"),
+    *("--clips", "48", "--val-clips", "21", "--size", "32", "--batch-size", "16", "--frames", "2", "4"),
     *("--workers", "1", "--device", "cpu", "--precision", "fp32"),
 )
 

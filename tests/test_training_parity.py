@@ -5,7 +5,7 @@ import torch
 from parity import FAMILIES, clip, golden, needs_goldens, state_dict
 
 import ffn
-from ffn.released import translate, load_released
+from ffn.released import load_released, translate
 from trainers.methods import TemporalDistillation
 
 

@@ -40,6 +40,8 @@ class Config:
     """lambda: weight of the lower frequencies' KL divergence from the highest (method ffn)"""
     clips: int | None = None
     """training clips (Motion renders as many as you ask for); default: the data set's own number"""
+    val_clips: int | None = None
+    """validation clips; default: the data set's own number"""
     size: int | None = None
     """side of the square clips, in pixels; default: the network's own"""
     cache: Path | None = None
@@ -64,7 +66,7 @@ class Config:
             raise ValueError(f"frames must be different counts of at least 1, not {self.frames}")
         if self.method == "plain" and len(self.frames) > 1:
             raise ValueError(f"method plain trains at one frame count, as in --frames {max(self.frames)}")
-        for name in ("epochs", "batch_size", "lr", "clips", "size"):
+        for name in ("epochs", "batch_size", "lr", "clips", "val_clips", "size"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, not {value}")

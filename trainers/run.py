@@ -25,7 +25,7 @@ def run(config: Config) -> None:
     size = config.size or ffn.create_backbone(config.model, 2).spec.preprocess.size
     options = {"size": size, "cache": config.cache}
     train = create_source(config.data, "train", clips=config.clips, **options)
-    val = create_source(config.data, "val", **options)
+    val = create_source(config.data, "val", clips=config.val_clips, **options)
     trainer = Trainer(config, train, val)
     if config.resume:
         trainer.resume()
