@@ -1,6 +1,7 @@
 """Make the demo's example clips again: python assets/make_examples.py
 
-Seeds were chosen for motions that are easy to see and that the plain network misses at few frames. VP9 in WebM is what every browser plays.
+Seeds were chosen for motions that are easy to see and that the plain network misses at few frames. VP9 in
+WebM is what every browser plays.
 """
 
 from pathlib import Path

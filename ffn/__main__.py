@@ -20,6 +20,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 import ffn
 from ffn import adaptive, measure
 from ffn.benchmark import benchmark, markdown, write
+from ffn.device import choose_device
 from ffn.download import cache_folder, convert, download
 from ffn.export import export
 from ffn.released import load_released
@@ -63,7 +64,7 @@ def _predict(
         raise ValueError("give one of --frames, --budget-ms and --cascade: each says how many frames to take")
     if top < 1:
         raise ValueError(f"--top must be at least 1, not {top}")
-    predictor = ffn.Predictor(_load(checkpoint), _device(device))
+    predictor = ffn.Predictor(_load(checkpoint), choose_device(device))
     if budget_ms is not None:
         curve = adaptive.LatencyCurve(predictor, cache_folder())
         if not curve.points and sys.stderr.isatty():
@@ -165,7 +166,7 @@ def _benchmark(
         out: folder for benchmark.csv and benchmark.png.
     """
     names = [name for pattern in models for name in _names(pattern)]
-    where = _device(device)
+    where = choose_device(device)
     if threads is not None:
         if threads < 1:
             raise ValueError(f"--threads must be at least 1, not {threads}")
@@ -213,15 +214,6 @@ def _models(pattern: Annotated[str, Positional, arg(metavar="PATTERN")] = "*", n
 
 def _load(path: Path) -> nn.Module:
     return ffn.load(path) if path.suffix == ".safetensors" or not path.exists() else load_released(path)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used here: give cpu, cuda or auto") from error
 
 
 def _names(pattern: str) -> list[str]:

@@ -22,6 +22,7 @@ from torchvision.ops import StochasticDepth
 from ffn.backbones.uniformer import PointwiseConv
 from ffn.flexible import WeightAlteration
 
+BATCH_NORMS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)  # timm's, say, hold an activation as well
 IDENTITIES = (nn.Identity, nn.modules.dropout._DropoutNd, StochasticDepth)  # in evaluation
 ADDITIONS, INPLACE_ADDITIONS = (operator.add, torch.add, "add"), (operator.iadd, "add_")
 PRODUCTS = (operator.mul, torch.mul, "mul")
@@ -144,12 +145,12 @@ def affine_of(module: nn.Module | None) -> Affine | None:
     if isinstance(module, WeightAlteration):
         weight = module.weight.double()
         return Affine(1 + weight, torch.zeros_like(weight), module.dim)
-    if isinstance(module, _BatchNorm) and module.running_mean is not None:
+    if getattr(type(module), "forward", None) in BATCH_NORMS and module.running_mean is not None:
         deviation = (module.running_var.double() + module.eps).sqrt()
         scale = (1 if module.weight is None else module.weight.double()) / deviation
         shift = 0 if module.bias is None else module.bias.double()
         return Affine(scale, shift - module.running_mean.double() * scale, 1)
-    if isinstance(module, nn.LayerNorm) and module.weight is not None and module.weight.dim() == 1:
+    if type(module) is nn.LayerNorm and module.weight is not None and module.weight.dim() == 1:
         scale = module.weight.double()
         return Affine(scale, torch.zeros_like(scale) if module.bias is None else module.bias.double(), -1)
     return None

@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 import ffn
 from ffn.checkpoint import write_atomically
+from ffn.device import choose_device
 from ffn.flexible import nearest
 from trainers import report
 from trainers.data import create_source
 from trainers.data.clips import Clips, default_workers, test_batches
-from trainers.device import choose_device
 
 COUNTS = (2, 4, 6, 8, 10, 12, 14, 16, 20, 24)
 
@@ -91,11 +91,14 @@ def main(
     where = choose_device(device)
     outcomes, plain = {}, {}
     for path in checkpoints:
+        name = path.parent.name if path.stem == "best" else path.stem  # a run's, or a file's own
+        if name in outcomes:
+            raise ValueError(f"two checkpoints are called {name}: rename one, so that their rows differ")
         model = ffn.load(path).to(where)
         source = create_source(data, "val", size=model.spec.preprocess.size, cache=cache)
         loaders = default_workers(where) if workers is None else workers
-        outcome = evaluate(model, source, frames, batch_size, loaders, bar=path.stem)
-        outcomes[path.stem] = outcome
+        outcome = evaluate(model, source, frames, batch_size, loaders, bar=name)
+        outcomes[name] = outcome
         if not model.spec.flexible:
             plain[model.spec.frames[0]] = outcome
     if ensemble:

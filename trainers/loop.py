@@ -11,10 +11,10 @@ from torch import nn
 from tqdm import tqdm
 
 import ffn
+from ffn.device import choose_device, choose_precision
 from trainers import report
 from trainers.config import Config
 from trainers.data.clips import Clips, default_workers, train_batches
-from trainers.device import choose_device, choose_precision
 from trainers.evaluate import Outcome, evaluate
 from trainers.methods import METHODS, Stage, Task
 from trainers.state import Progress, Stopped, StopRequest, load_state, save_state
