@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import ffn
+from ffn.backbones.per_frame import PerFrame
 from ffn.fold import fold
 
 TINY = ffn.list_models("*_tiny")
@@ -120,6 +121,13 @@ def test_impossible_requests():
 
 
 # Networks of other people
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_035", "convnext_atto"])  # norms that also hold an activation
+def test_image_networks_with_norms_of_their_own(name):
+    timm = pytest.importorskip("timm")
+    model = randomised(ffn.FrameFlexible(PerFrame(timm.create_model(name, num_classes=5)), (2, 4)))
+    assert distance(ffn.deploy(model, 4), model, clip(4, size=64)) < EXACT
 
 
 def test_foreign_network_made_frame_flexible():
