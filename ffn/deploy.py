@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import torch
 from torch import Tensor, fx, nn
 
 from ffn import kernels
 from ffn.flexible import FrameFlexible
 from ffn.fold import fold
+
+COMPILERS = (os.environ.get("CXX") or "g++", "clang++", "cl")
 
 
 class Deployed(nn.Module):
@@ -44,12 +49,15 @@ def deploy(
             minutes, and on a CPU a C++ compiler is needed.
 
     Raises:
-        ValueError: if ``frames`` is below 1 or ``dtype`` is not a floating-point type.
+        ValueError: if ``frames`` is below 1, ``dtype`` is not a floating-point type, or there is no C++
+            compiler to ``compile`` with.
     """
     if not dtype.is_floating_point:
         raise ValueError(f"a network computes in a floating-point type, such as torch.float32, not {dtype}")
     if frames < 1:
         raise ValueError(f"a clip needs at least 1 frame, not {frames}")
+    if compile and not any(map(shutil.which, COMPILERS)):
+        raise ValueError("compile=True needs a C++ compiler: install g++, or leave compile off")
     network = fold(model.branch(frames) if isinstance(model, FrameFlexible) else model).to(dtype)
     for module in network.modules():
         _channels_last(module)

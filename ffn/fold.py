@@ -59,16 +59,17 @@ def trace(network: nn.Module) -> fx.GraphModule | None:
 class _Proxy(fx.Proxy):
     """Has in-place operators, which torch.fx would take for those that return a new tensor."""
 
+    def __iadd__(self, other):
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
 
-def _in_place(name: str) -> None:
-    def operate(self: _Proxy, other: object) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
+    def __isub__(self, other):
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
 
-    setattr(_Proxy, f"__{name}__", operate)
+    def __imul__(self, other):
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
 
-
-for name in ("iadd", "isub", "imul", "itruediv"):
-    _in_place(name)
+    def __itruediv__(self, other):
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
 
 class _Tracer(fx.Tracer):
@@ -209,7 +210,7 @@ def _fold_residual(network: fx.GraphModule, node: fx.Node) -> None:
     for branch, x in terms(node):
         conv = module_of(network, branch)
         if is_conv(conv) and _keeps_shape(conv) and branch.args == (x,) and sole_user(branch) is node:
-            weight = conv.weight.double()
+            weight = conv.weight.double().clone()
             weight[(slice(None), 0, *(size // 2 for size in conv.kernel_size))] += 1
             _set(conv, weight, conv.bias)
             bypass(network, node, branch)
