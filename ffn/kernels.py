@@ -56,24 +56,29 @@ class PackedConv(nn.Module):
         self.register_buffer("bias", conv.bias)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        if not self.per_frame:
-            return self._convolve(x, other)
-        out = self._convolve(_frames(x), None if other is None else _frames(other))
-        return out.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
+        if other is None or other.shape == self._shape(x):
+            return self._convolve(x, other, self.activation)
+        out = self._convolve(x, None, NONE) + other  # which is broadcast
+        return out if self.activation == NONE else F.relu(out)
 
-    def _convolve(self, x: Tensor, other: Tensor | None) -> Tensor:
+    def _convolve(self, x: Tensor, other: Tensor | None, activation: tuple) -> Tensor:
+        clips = x.shape[0]
+        if self.per_frame:
+            x, other = _frames(x), other if other is None else _frames(other)
         layer = self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
         if other is None:
-            return ops._convolution_pointwise(x, *layer, *self.activation)
-        if other.shape != self._shape(x):  # a term to be broadcast
-            out = ops._convolution_pointwise(x, *layer, *NONE) + other
-            return out if self.activation == NONE else F.relu(out)
-        name = None if self.activation == NONE else self.activation[0]
-        return ops._convolution_pointwise_.binary(other, x, *layer, "add", 1.0, name, [], None)
+            out = ops._convolution_pointwise(x, *layer, *activation)
+        else:
+            name = None if activation == NONE else activation[0]
+            out = ops._convolution_pointwise_.binary(other, x, *layer, "add", 1.0, name, [], None)
+        return out.unflatten(0, (clips, -1)).transpose(1, 2) if self.per_frame else out
 
     def _shape(self, x: Tensor) -> tuple[int, ...]:
-        sizes = zip(x.shape[2:], self.padding, self.dilation, self.kernel_size, self.stride, strict=True)
-        return x.shape[0], self.channels, *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in sizes)
+        """The shape of the output."""
+        first = x.dim() - len(self.kernel_size)
+        sizes = zip(x.shape[first:], self.padding, self.dilation, self.kernel_size, self.stride, strict=True)
+        space = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in sizes)
+        return x.shape[0], self.channels, *x.shape[2:first], *space
 
     def extra_repr(self) -> str:
         return f"kernel_size={tuple(self.kernel_size)}, activation={self.activation[0]}"

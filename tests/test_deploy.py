@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import ffn
 from ffn.backbones.per_frame import PerFrame
-from ffn.fold import fold
+from ffn.fold import fold, trace
 
 TINY = ffn.list_models("*_tiny")
 LARGE = sorted({*ffn.list_models()} - {*TINY})
@@ -222,14 +222,15 @@ class Summing(nn.Module):
         y = self.first(x)
         if self.case == "view":
             view = y.flatten(2)
-            return F.relu(self.second(x) + y) + view.view_as(y)
+            return F.relu(self.second(x) + y) + view.unflatten(2, x.shape[2:])
         if self.case == "later":
             return F.relu(self.second(x) + y) + self.third(y)
         if self.case == "before":
             z = self.third(y)
             return F.relu(self.second(z) + y)
         if self.case == "broadcast":
-            return F.relu(self.second(x) + F.max_pool3d(y, (4, 12, 12)))
+            pooled = F.max_pool3d(y, (4, 12, 12))
+            return F.relu(self.second(x) + pooled)
         if self.case == "in place":
             z = y.relu_()
             z += self.second(x)
@@ -241,6 +242,13 @@ class Summing(nn.Module):
 @pytest.mark.parametrize("case", ["view", "later", "before", "broadcast", "in place", "activations"])
 def test_sums_written_over_a_term(case):
     deployed_body(Summing(case))
+
+
+def test_an_approximate_gelu_stays_approximate():
+    deployed = ffn.deploy(randomised(Head(Summing("activations"))), 4)
+    assert deployed.network.code.count("nn.gelu") == 1 and "approximate = 'tanh'" in deployed.network.code
+    assert nn.GELU in kinds(ffn.deploy(randomised(Head(nn.Sequential(conv(), nn.GELU("tanh")))), 4))
+    assert nn.GELU not in kinds(ffn.deploy(randomised(Head(nn.Sequential(conv(), nn.GELU()))), 4))
 
 
 def test_depthwise_residual():
@@ -268,7 +276,7 @@ def test_threads_deploy_and_predict_at_once():
     wrong = []
 
     def work(model, frames):
-        for _ in range(2):  # torch.fx patches nn.Module while it traces: models running beside must not notice
+        for _ in range(2):
             if distance(ffn.deploy(model, frames), model, clips[frames]) > EXACT:
                 wrong.append(frames)
 
@@ -276,6 +284,27 @@ def test_threads_deploy_and_predict_at_once():
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert not wrong
+
+
+class Interrupted(nn.Module):
+    """Runs ``other`` in another thread while it runs, or is traced, itself."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.others, self.seen = [other], []  # not modules of this network
+
+    def forward(self, x):
+        thread = threading.Thread(target=lambda: self.seen.append(self.others[0](torch.ones(1, 3, 2, 32, 32))))
+        thread.start()
+        thread.join()
+        return x + 1
+
+
+def test_networks_run_while_another_is_traced():
+    other = randomised(ffn.create_backbone("tsm_tiny", 7))
+    body = Interrupted(other)
+    trace(Head(body))  # torch.fx patches nn.Module while it traces
+    assert len(body.seen) == 1 and torch.equal(body.seen[0], other(torch.ones(1, 3, 2, 32, 32)))
 
 
 def test_predictor_deploys_once_for_each_frequency():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Iterator
 
 import cv2
@@ -93,3 +94,5 @@ def _loader(clips: Clips, batch_size: int, workers: int, **how) -> DataLoader:
 
 def _quiet(_worker: int) -> None:
     cv2.setNumThreads(0)  # many workers with threads of their own would fight for the cores
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the run saves, then ends them
+        signal.signal(number, signal.SIG_IGN)
