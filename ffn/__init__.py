@@ -7,7 +7,7 @@ from ffn.flexible import FrameFlexible, WeightAlteration
 from ffn.predict import Prediction, Predictor
 from ffn.preprocess import Preprocess
 from ffn.pretrained import load_pretrained
-from ffn.registry import Spec, create_backbone, create_model, list_models
+from ffn.registry import Spec, create_backbone, create_model, list_models, usual_frames
 from ffn.released import load_released
 from ffn.video import VideoError, open_video
 
@@ -31,4 +31,5 @@ __all__ = [
     "load_released",
     "open_video",
     "save",
+    "usual_frames",
 ]

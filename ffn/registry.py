@@ -68,6 +68,11 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(_ENTRIES, pattern))
 
 
+def usual_frames(name: str) -> tuple[int, ...]:
+    """The training frequencies that a network is usually given, in frames."""
+    return _entry(name).frames
+
+
 def create_backbone(name: str, num_classes: int, **options) -> nn.Module:
     """A plain network with fresh weights: clip ``(B, 3, T, H, W)`` -> logits ``(B, num_classes)``.
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import ffn
+from trainers.state import STOPPED
 
 SMALL = (
     *("--clips", "48", "--val-clips", "21", "--size", "32", "--batch-size", "16", "--frames", "2", "4"),
@@ -37,7 +38,18 @@ def test_a_run_leaves_everything(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| network" in done.stdout and "24F" in done.stdout
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "metrics.csv", "last.pt", "best.safetensors", "results.json", "results.png"}
+    assert names == {
+        *(
+            "config.json",
+            "metrics.csv",
+            "last.pt",
+            "best.safetensors",
+            "results.json",
+            "results.png",
+            "run.log",
+        ),
+        *("run.log", "confusion_2.csv", "confusion_4.csv"),
+    }
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     assert [(row["epoch"], row["frames"]) for row in rows] == [("1", "2"), ("1", "4"), ("2", "2"), ("2", "4")]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -51,7 +63,7 @@ def test_plain_and_its_mistakes(tmp_path):
     done = run(tmp_path / "run", "--method", "plain", "--frames", 4, "--epochs", 1)
     assert done.returncode == 0, done.stderr
     assert not ffn.load(tmp_path / "run" / "best.safetensors").spec.flexible
-    assert "holds a run already: add --resume" in run(tmp_path / "run").stderr
+    assert "holds a run already: add --resume auto" in run(tmp_path / "run").stderr
 
 
 @pytest.mark.slow
@@ -69,11 +81,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(number, tmp_path):
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 128 + number
-        assert f"python -m trainers.run --out {broken} --resume" in errors
+        assert process.returncode == STOPPED
+        assert f"python -m trainers.run --out {broken} --resume auto" in errors
     assert torch.load(broken / "last.pt", weights_only=True)["progress"]["epoch"] >= 1  # nothing saved is lost
     resumed = subprocess.run(
-        [sys.executable, "-m", "trainers.run", "--out", str(broken), "--resume"],
+        [sys.executable, "-m", "trainers.run", "--out", str(broken), "--resume", "auto"],
         env=env,
         capture_output=True,
         text=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -20,16 +20,26 @@ from ffn.flexible import nearest
 from trainers import report
 from trainers.data import create_source
 from trainers.data.clips import Clips, default_workers, test_batches
+from trainers.distributed import gather, is_main, rank, world
 
 COUNTS = (2, 4, 6, 8, 10, 12, 14, 16, 20, 24)
 
 
+def sweep(frames: tuple[int, ...]) -> tuple[int, ...]:
+    """The frame counts that a network trained at ``frames`` is measured at: COUNTS, or multiples of them."""
+    return tuple(count * max(1, round(max(frames) / 16)) for count in COUNTS)
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """A network's class probabilities ``(N, num_classes)`` for N clips at each frame count, and the labels."""
+    """A network's class probabilities ``(N, num_classes)`` for N clips at each frame count, and the labels.
+
+    ``failures`` names the clips that could not be read and are not among them.
+    """
 
     probabilities: dict[int, Tensor]
     labels: Tensor
+    failures: list[str] = field(default_factory=list)
 
     def top(self, k: int, count: int) -> float:
         """Share of the clips, in percent, whose label is among the k likeliest classes."""
@@ -42,24 +52,57 @@ class Outcome:
         """Top-1 in percent at each frame count."""
         return {count: self.top(1, count) for count in self.probabilities}
 
+    @property
+    def gap(self) -> float:
+        """The deviation gap: percent points between the best and the worst frame count."""
+        return max(self.accuracy.values()) - min(self.accuracy.values())
+
+    def confusion(self, count: int) -> Tensor:
+        """How often (row: label, column: predicted class), as ``(num_classes, num_classes)`` numbers."""
+        probabilities = self.probabilities[count]
+        classes = probabilities.shape[1]
+        cells = self.labels * classes + probabilities.argmax(1)
+        return torch.bincount(cells, minlength=classes**2).view(classes, classes)
+
 
 @torch.inference_mode()
 def evaluate(
     model: torch.nn.Module, source, counts=COUNTS, batch_size=32, workers=1, bar: str | None = "evaluating"
 ) -> Outcome:
-    """Run ``model`` (which carries a spec) over every clip of ``source`` at each frame count."""
+    """Run ``model`` (which carries a spec) over every clip of ``source`` at each frame count.
+
+    Processes of a distributed run share the clips, each of which counts once, and all get the outcome.
+    """
     model.eval()
     device = next(model.parameters()).device
     preprocess = model.spec.preprocess
-    probabilities = {count: [] for count in counts}
-    labels = []
-    batches = test_batches(Clips(source, counts, preprocess), batch_size, workers)
-    for clips, batch_labels in tqdm(batches, bar, unit="batch", leave=False, disable=bar is None):
-        labels.append(batch_labels)
-        for count, clip in clips.items():
+    probabilities = {count: [torch.empty(0, model.spec.num_classes)] for count in counts}
+    labels, indices = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
+    failures = []
+    batches = test_batches(Clips(source, counts, preprocess), batch_size, workers, rank(), world())
+    for batch in tqdm(batches, bar, unit="batch", leave=False, disable=bar is None or not is_main()):
+        labels.append(batch.labels)
+        indices.append(batch.indices)
+        failures += batch.failures
+        for count, clip in batch.clips.items():
             logits = model(preprocess.normalise(clip.to(device, non_blocking=True)))
             probabilities[count].append(logits.float().softmax(1).cpu())
-    return Outcome({count: torch.cat(p) for count, p in probabilities.items()}, torch.cat(labels))
+    own = torch.cat(indices), torch.cat(labels), {n: torch.cat(p) for n, p in probabilities.items()}, failures
+    return _joined(gather(own))
+
+
+def _joined(shards: list[tuple[Tensor, Tensor, dict[int, Tensor], list[str]]]) -> Outcome:
+    """The outcome of all processes' (indices, labels, probabilities, failures), in the source's order."""
+    indices, labels, probabilities, failures = zip(*shards, strict=True)
+    order = torch.cat(indices).argsort()
+    if not len(order):
+        raise ValueError(f"none of the clips could be read: {failures[0][0]}")
+    counts = probabilities[0]
+    return Outcome(
+        {count: torch.cat([shard[count] for shard in probabilities])[order] for count in counts},
+        torch.cat(labels)[order],
+        [failure for shard in failures for failure in shard],
+    )
 
 
 def main(

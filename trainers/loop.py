@@ -2,91 +2,143 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Protocol
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 import ffn
 from ffn.device import choose_device, choose_precision
-from trainers import report
+from trainers import distributed, report
 from trainers.config import Config
-from trainers.data.clips import Clips, default_workers, train_batches
+from trainers.data.clips import Batch, Clips, default_workers, train_batches
+from trainers.distributed import average_gradients, gather, is_main, rank, total, world
 from trainers.evaluate import Outcome, evaluate
 from trainers.methods import METHODS, Stage, Task
-from trainers.state import Progress, Stopped, StopRequest, load_state, save_state
+from trainers.mixing import mix
+from trainers.optim import create_optimizer, create_schedule, freeze_norms
+from trainers.state import (
+    Progress,
+    Stopped,
+    StopRequest,
+    generator_state,
+    load_state,
+    restore_generators,
+    save_state,
+)
+
+log = logging.getLogger(__name__)
 
 
 class TrainingError(RuntimeError):
     """The run cannot go on; the message says at which step and why."""
 
 
+class Observer(Protocol):
+    """Told how a run goes, on its main process; losses by name and frame count, as in ``{"ce_16": 1.2}``."""
+
+    def step(self, epoch: int, step: int, losses: dict[str, float], lr: float) -> None: ...
+
+    def epoch(self, epoch: int, rows: list[dict]) -> None: ...
+
+
 class Trainer:
-    """One run: its network, optimiser and schedule, where it is, and the folder it writes."""
+    """One run: its network, optimiser and schedule, where it is, and the folder it writes.
 
-    def __init__(self, config: Config, train, val):
-        self.config, self.train, self.val = config, train, val
-        self.device = choose_device(config.device)
-        self.dtype = choose_precision(config.precision, self.device)
-        self.workers = default_workers(self.device) if config.workers is None else config.workers
-        self.steps = len(train) // config.batch_size
+    ``config`` is resolved (:meth:`Config.resolved`); ``train`` and ``val`` are sources (:mod:`trainers.data`).
+    """
+
+    def __init__(self, config: Config, train, val, observer: Observer | None = None):
+        self.config, self.train, self.val, self.observer = config, train, val, observer
+        self.notes: list[str] = []
+        """what to tell the user before it starts"""
+        optim, machine = config.optim, config.machine
+        self.device = choose_device(distributed.start(machine.device))
+        self.dtype = choose_precision(machine.precision, self.device)
+        workers = config.dataset.workers
+        self.workers = default_workers(self.device) if workers is None else workers
+        self.steps = len(train) * config.dataset.repeats // optim.batch_size
         if self.steps == 0:
-            raise ValueError(f"{len(train)} training clips do not fill one batch of {config.batch_size}")
+            raise ValueError(f"{len(train)} training clips do not fill one batch of {optim.batch_size}")
+        if optim.batch_size % world():
+            raise ValueError(f"{world()} processes cannot share a batch of {optim.batch_size} evenly")
         torch.manual_seed(config.seed)
-        method = METHODS[config.method]
-        self.stages = method.stages(config)
-        self.model = _channels_last(
-            self._describe(method.create(config.model, len(train.classes), config.frames))
-        )
-        self.model.to(self.device)
-        self.optimizer = torch.optim.AdamW(_groups(self.model, config.weight_decay), lr=config.lr)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
-            config.lr,
-            total_steps=config.epochs * self.steps,
-            pct_start=0.25,
-            cycle_momentum=False,
-        )
+        self.stages = METHODS[config.method].stages(config)
+        self.model = self._network()
+        self.optimizer = create_optimizer(self.model, optim)
+        self.schedule = create_schedule(self.optimizer, optim, self.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.average = None
+        if optim.ema:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(optim.ema))
         self.progress = Progress()
+        torch.manual_seed(config.seed + rank())  # dropout differs between processes
 
-    def _describe(self, model: nn.Module) -> nn.Module:
-        """Write the class names and the size of the clips into the network's spec."""
+    def _network(self) -> nn.Module:
+        config = self.config
+        model = METHODS[config.method].network(config, len(self.train.classes))
+        if config.network.init:
+            self.notes.append(str(ffn.load_pretrained(model, config.network.init)))
         preprocess = model.spec.preprocess
-        if self.config.size:
-            scale = self.config.size / preprocess.size
-            preprocess = replace(preprocess, size=self.config.size, resize=round(preprocess.resize * scale))
+        if config.dataset.size:
+            scale = config.dataset.size / preprocess.size
+            resize = round(preprocess.resize * scale)
+            preprocess = replace(preprocess, size=config.dataset.size, resize=resize)
         model.spec = replace(model.spec, classes=tuple(self.train.classes), preprocess=preprocess)
+        if config.optim.sync_norm:
+            distributed.synchronise_norms(model)
+        _channels_last(model).to(self.device)
+        if config.machine.compile:
+            for branch in getattr(model, "branches", {"": model}).values():
+                branch.compile()
         return model
 
     @property
+    def evaluated(self) -> nn.Module:
+        """What is validated and saved: the network, or the moving average of its weights."""
+        return self.average.module if self.average else self.model
+
+    @property
     def parts(self) -> dict:
-        return {
-            "model": self.model,
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "scaler": self.scaler,
-        }
+        parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+        parts |= {"scaler": self.scaler}
+        return parts | ({"average": self.average} if self.average else {})
 
     def save(self) -> None:
-        save_state(self.config.out / "last.pt", self.progress, **self.parts)
+        generators = gather(generator_state())
+        if is_main():
+            save_state(self.config.out / "last.pt", self.progress, generators, **self.parts)
 
     def resume(self) -> None:
-        self.progress = load_state(self.config.out / "last.pt", self.device, **self.parts)
+        """Go on from OUT/last.pt; raises ValueError if it is damaged or of another run."""
+        self.progress, generators = load_state(self.config.out / "last.pt", self.device, **self.parts)
+        if len(generators) == world():
+            restore_generators(generators[rank()])
+        else:
+            log.warning("saved by %d processes, resumed by %d: dropout differs", len(generators), world())
 
     def fit(self) -> None:
         """Train to the last epoch. Raises Stopped, its state saved, when SIGINT or SIGTERM asks for it."""
+        progress, patience = self.progress, self.config.optim.patience
         with StopRequest() as stop:
-            while self.progress.epoch < self.config.epochs:
+            while progress.epoch < self.config.optim.epochs:
                 started = time.monotonic()
                 self._train_epoch(stop)
-                outcome = self._validate()
-                self._record(outcome, time.monotonic() - started)
-                self.progress.epoch, self.progress.step, self.progress.losses = self.progress.epoch + 1, 0, {}
+                self._record(self._validate(), time.monotonic() - started)
+                progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, {}
                 self.save()
+                if patience and progress.epoch - progress.best_epoch >= patience:
+                    log.info("no better mean accuracy for %d epochs: stopped early", patience)
+                    break
 
     def _stage(self) -> tuple[Stage, bool]:
         """The stage of this epoch, and whether it begins with it."""
@@ -102,87 +154,165 @@ class Trainer:
         stage, begins = self._stage()
         if begins and progress.step == 0:
             stage.begin(self.model)
-        clips = Clips(self.train, stage.task.frames, self.model.spec.preprocess, config.seed, progress.epoch)
-        batches = train_batches(clips, config.batch_size, self.workers, progress.step)
-        title = f"epoch {progress.epoch + 1}/{config.epochs}"
         self.model.train()
-        with tqdm(batches, title, self.steps, initial=progress.step, unit="step", leave=False) as bar:
-            for clips, labels in bar:
-                losses = self.step(stage.task, clips, labels)
+        if config.optim.partial_bn:
+            freeze_norms(self.model)
+        title = f"epoch {progress.epoch + 1}/{config.optim.epochs}"
+        saved = time.monotonic()
+        with tqdm(
+            self._batches(stage.task),
+            title,
+            self.steps,
+            initial=progress.step,
+            unit="step",
+            leave=False,
+            disable=not is_main(),
+        ) as bar:
+            for batch in bar:
+                self._report_bad(batch)
+                due = is_main() and time.monotonic() - saved > 60 * config.machine.save_minutes
+                empty, stopping, saving = total([len(batch.labels) == 0, bool(stop.signal), due], self.device)
+                losses = {} if empty else self.step(stage.task, batch)
                 progress.step += 1
                 for name, value in losses.items():
                     progress.losses[name] = progress.losses.get(name, 0.0) + value
                 bar.set_postfix_str(
                     " ".join(f"{k} {v / progress.step:.2f}" for k, v in progress.losses.items())
                 )
-                if stop.signal:
+                if self.observer and is_main() and losses:
+                    lr = self.schedule.get_last_lr()[0]
+                    self.observer.step(progress.epoch + 1, progress.step, losses, lr)
+                if stopping or saving:
                     self.save()
+                    saved = time.monotonic()
+                if stopping:
                     raise Stopped(stop.signal)
 
-    def step(self, task: Task, clips: dict[int, torch.Tensor], labels: torch.Tensor) -> dict[str, float]:
-        """One optimiser step on a batch of uint8 clips; the losses by name, as in ``{"ce_16": 1.2}``."""
-        normalise = self.model.spec.preprocess.normalise
-        clips = {count: normalise(clip.to(self.device, non_blocking=True)) for count, clip in clips.items()}
-        labels = labels.to(self.device, non_blocking=True)
+    def _batches(self, task: Task) -> Iterator[Batch]:
+        config, progress = self.config, self.progress
+        clips = Clips(
+            self.train,
+            task.frames,
+            self.model.spec.preprocess,
+            config.seed,
+            progress.epoch,
+            augment=config.dataset.augment,
+            flip=config.dataset.flip,
+        )
+        repeats = config.dataset.repeats
+        size = config.optim.batch_size
+        return train_batches(clips, size, self.workers, progress.step, rank(), world(), repeats)
+
+    def _report_bad(self, batch: Batch) -> None:
+        for failure in batch.failures:
+            self.progress.bad_clips += 1
+            log.warning("left out: %s", failure)
+
+    def step(self, task: Task, batch: Batch) -> dict[str, float]:
+        """One optimiser step on uint8 clips; the losses by name and frame count, as in ``{"ce_16": 1.2}``."""
+        rng = np.random.default_rng((self.config.seed, self.progress.epoch, self.progress.step))
+        clips, labels = self._to_device(batch, rng)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = {}
-        for term in task.losses(self._forward, clips, labels):
-            self.scaler.scale(term.loss).backward()
-            losses[f"{term.name}_{term.frames}"] = term.loss.detach()
-        losses = {name: value.item() for name, value in losses.items()}
+        losses = defaultdict(float)
+        for share, part, part_labels in self._parts(clips, labels):
+            for term in task.losses(self._forward, part, part_labels, rng):
+                self.scaler.scale(term.total * share).backward()
+                for name, loss in term.losses.items():
+                    losses[f"{name}_{term.frames}"] += loss.detach() * share
+        names, values = list(losses), [value.item() for value in losses.values()]
+        losses = {n: v / world() for n, v in zip(names, total(values, self.device), strict=True)}
         if not all(map(math.isfinite, losses.values())):
-            where = f"step {self.progress.step + 1} of epoch {self.progress.epoch + 1}"
-            raise TrainingError(f"the loss is not finite at {where}: {losses}; try a lower --lr")
+            self._refuse(losses, batch)
+        average_gradients(self.model.parameters())
+        if self.config.optim.clip_norm:
+            self.scaler.unscale_(self.optimizer)  # or scaled gradients would be clipped, or never
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
+        if self.average:
+            self.average.update_parameters(self.model)
         return losses
 
-    def _forward(self, clip: torch.Tensor) -> torch.Tensor:
+    def _to_device(self, batch: Batch, rng: np.random.Generator) -> tuple[dict[int, Tensor], Tensor]:
+        """Normalised clips and labels on the device, blended if the run asks for it."""
+        normalise, dataset = self.model.spec.preprocess.normalise, self.config.dataset
+        clips = {n: normalise(clip.to(self.device, non_blocking=True)) for n, clip in batch.clips.items()}
+        labels = batch.labels.to(self.device, non_blocking=True)
+        if dataset.mixup or dataset.cutmix:
+            clips, labels = mix(clips, labels, len(self.train.classes), dataset.mixup, dataset.cutmix, rng)
+        return clips, labels
+
+    def _parts(self, clips: dict[int, Tensor], labels: Tensor) -> Iterator[tuple[float, dict, Tensor]]:
+        """The batch in ``accumulate`` parts, each with its share of the whole."""
+        pieces = {n: clip.chunk(self.config.optim.accumulate) for n, clip in clips.items()}
+        for i, part in enumerate(labels.chunk(self.config.optim.accumulate)):
+            yield len(part) / len(labels), {n: piece[i] for n, piece in pieces.items()}, part
+
+    def _forward(self, clip: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.model(clip)
 
-    def _validate(self) -> Outcome:
-        return evaluate(
-            self.model, self.val, self.config.frames, self.config.batch_size, self.workers, "validating"
+    def _refuse(self, losses: dict[str, float], batch: Batch) -> None:
+        where = f"step {self.progress.step + 1} of epoch {self.progress.epoch + 1}"
+        names = ", ".join(self.train.name(i) for i in batch.indices[:4].tolist())
+        more = ", ..." if len(batch.indices) > 4 else ""
+        raise TrainingError(
+            f"the loss is not finite at {where} ({losses}; clips {names}{more}); "
+            "OUT/last.pt is from before: try a lower --lr, --clip-norm 20 or --precision fp32"
         )
+
+    def _validate(self) -> Outcome:
+        optim = self.config.optim
+        size = max(1, optim.batch_size // world())
+        return evaluate(self.evaluated, self.val, self.config.frames, size, self.workers, "validating")
 
     def _record(self, outcome: Outcome, seconds: float) -> None:
-        """Metrics, the printed line, and the best checkpoint: by mean accuracy over the frequencies."""
-        progress, out = self.progress, self.config.out
-        losses = {name: total / max(progress.step, 1) for name, total in progress.losses.items()}
-        for count, top1 in outcome.accuracy.items():
-            progress.history.append(
-                {
-                    "epoch": progress.epoch + 1,
-                    "frames": count,
-                    "loss": next((v for name, v in losses.items() if name.endswith(f"_{count}")), ""),
-                    "top1": round(top1, 3),
-                    "top5": round(outcome.top(5, count), 3),
-                    "lr": self.schedule.get_last_lr()[0],
-                    "seconds": round(seconds, 1),
-                }
-            )
-        report.write_metrics(out / "metrics.csv", progress.history)
+        """Metrics, the logged line, and the best checkpoint: by mean accuracy over the frequencies."""
+        progress, out, epoch = self.progress, self.config.out, self.progress.epoch + 1
+        losses = {name: value / max(progress.step, 1) for name, value in progress.losses.items()}
         mean = sum(outcome.accuracy.values()) / len(outcome.accuracy)
-        if mean > progress.best:
-            progress.best = mean
-            ffn.save(self.model, out / "best.safetensors", epoch=str(progress.epoch + 1))
-        left = seconds * (self.config.epochs - progress.epoch - 1) / 60
-        tqdm.write(
-            f"epoch {progress.epoch + 1}/{self.config.epochs}  "
-            + "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-            + "  top-1 "
-            + "  ".join(f"{count}F {top1:.1f}%" for count, top1 in outcome.accuracy.items())
-            + f"  {seconds:.0f} s, about {left:.0f} min left"
+        better = mean > progress.best
+        if better:
+            progress.best, progress.best_epoch = mean, epoch
+        if not is_main():
+            return
+        rows = self._rows(outcome, losses, seconds)
+        progress.history += rows
+        report.write_metrics(out / "metrics.csv", progress.history)
+        if better:
+            ffn.save(self.evaluated, out / "best.safetensors", epoch=str(epoch))
+        if self.observer:
+            self.observer.epoch(epoch, rows)
+        left = seconds * (self.config.optim.epochs - epoch) / 60
+        log.info(
+            "epoch %d/%d  %s  top-1 %s  %.0f s, about %.0f min left",
+            epoch,
+            self.config.optim.epochs,
+            "  ".join(f"{name} {value:.3f}" for name, value in losses.items()),
+            "  ".join(f"{count}F {top1:.1f}%" for count, top1 in outcome.accuracy.items()),
+            seconds,
+            left,
         )
 
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Parameters with weight decay and, for norms, biases and alterations, without."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    free = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    def _rows(self, outcome: Outcome, losses: dict[str, float], seconds: float) -> list[dict]:
+        """The epoch's rows of metrics.csv: one for each frame count that was trained or validated."""
+        accuracy = outcome.accuracy
+        trained = {int(name.rpartition("_")[2]) for name in losses}
+        return [
+            {
+                "epoch": self.progress.epoch + 1,
+                "frames": count,
+                "ce": losses.get(f"ce_{count}", ""),
+                "kl": losses.get(f"kl_{count}", ""),
+                "top1": round(accuracy[count], 3) if count in accuracy else "",
+                "top5": round(outcome.top(5, count), 3) if count in accuracy else "",
+                "gap": round(max(accuracy.values()) - min(accuracy.values()), 3),
+                "lr": self.schedule.get_last_lr()[0],
+                "seconds": round(seconds, 1),
+            }
+            for count in sorted(trained | accuracy.keys())
+        ]
 
 
 def _channels_last(model: nn.Module) -> nn.Module:

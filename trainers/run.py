@@ -1,76 +1,155 @@
-"""Train a network: ``python -m trainers.run --model tsm_tiny --data motion --method ffn --out DIR``"""
+"""Train a network: ``python -m trainers.run --model tsm_tiny --data motion --method ffn --out DIR``
+
+Several processes: ``torchrun --nproc-per-node=N -m trainers.run ...``.
+"""
 
 from __future__ import annotations
 
-import signal
+import logging
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import tyro
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 import ffn
 from ffn.checkpoint import write_atomically
-from trainers import report
+from trainers import distributed, report
 from trainers.config import Config
 from trainers.data import create_source
-from trainers.evaluate import COUNTS, evaluate
+from trainers.evaluate import evaluate, sweep
 from trainers.loop import Trainer, TrainingError
-from trainers.state import Stopped
+from trainers.recipes import RECIPES
+from trainers.state import STOPPED, Stopped
+
+log = logging.getLogger("trainers")
 
 
 def run(config: Config) -> None:
-    """Train as ``config`` says, from the start or from OUT/last.pt, then measure over frame counts."""
-    config.check()
-    size = config.size or ffn.create_backbone(config.model, 2).spec.preprocess.size
-    options = {"size": size, "cache": config.cache}
-    train = create_source(config.data, "train", clips=config.clips, **options)
-    val = create_source(config.data, "val", clips=config.val_clips, **options)
+    """Train as ``config`` (resolved) says, from the start or OUT/last.pt on, then measure over frame counts."""
+    dataset = config.dataset
+    size = dataset.size or ffn.create_backbone(config.model, 2).spec.preprocess.size
+    options = {"root": dataset.data_root, "size": size, "cache": dataset.cache, "seed": config.seed}
+    options |= {"fold": dataset.fold, "max_bad": dataset.max_bad}
+    train = create_source(dataset.data, "train", clips=dataset.clips, **options)
+    val = create_source(dataset.data, "val", clips=dataset.val_clips, **options)
     trainer = Trainer(config, train, val)
-    if config.resume:
+    if config.resume != "never":
         trainer.resume()
-    else:
+    elif distributed.is_main():
         write_atomically(config.out / "config.json", lambda partial: partial.write_text(config.to_json()))
-    trainer.fit()
+    distributed.wait()
+    with _logging(config.out / "run.log"):
+        for line in trainer.notes:
+            log.info(line)
+        trainer.fit()
+        _measure(config, trainer, val)
+
+
+def _measure(config: Config, trainer: Trainer, val) -> None:
+    """The best checkpoint over frame counts: printed, and written as results.json, results.png and tables."""
+    distributed.wait()
     best = ffn.load(config.out / "best.safetensors").to(trainer.device)
-    accuracy = evaluate(best, val, COUNTS, config.batch_size, trainer.workers, "measuring").accuracy
+    counts = sorted({*sweep(config.frames), *config.frames})
+    outcome = evaluate(best, val, counts, config.optim.batch_size, trainer.workers, "measuring")
+    if not distributed.is_main():
+        return
     name = f"{config.model} {config.method} {'/'.join(map(str, config.frames))}"
-    print(report.markdown({name: accuracy}))
-    report.write_results(config.out, name, config.frames, accuracy)
-    print(f"Everything is in {config.out}: best.safetensors, metrics.csv, results.json, results.png")
+    paper = RECIPES[config.recipe].paper if config.recipe else None
+    report.write_results(config.out, name, best, config.frames, outcome, trainer.progress.history, paper)
+    rows = {name: outcome.accuracy} | ({"paper": paper} if paper else {})
+    log.info("\n%s", report.markdown(rows))
+    log.info("Everything is in %s: best.safetensors, metrics.csv, results.json, results.png ...", config.out)
+
+
+def _logging(path: Path) -> logging_redirect_tqdm:
+    """Log to the terminal, above its progress bar, and to ``path``; only the main process speaks."""
+    log.handlers.clear()
+    log.setLevel(logging.INFO if distributed.is_main() else logging.ERROR)
+    log.addHandler(logging.StreamHandler(sys.stdout))
+    if distributed.is_main():
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        log.addHandler(file)
+    return logging_redirect_tqdm([log])
 
 
 def parse(arguments: list[str]) -> Config:
-    """The configuration a command line asks for; with --resume, the one stored in the run's folder."""
-    config = tyro.cli(Config, args=arguments, prog="python -m trainers.run")
+    """The configuration a command line asks for, resolved; to go on with a run, the one stored in its folder.
+
+    Raises:
+        ValueError: with one sentence, for a field that cannot be, or a folder that does not suit.
+    """
+    arguments = _with_value(arguments)
+    default = Config.from_recipe(_value_of("--recipe", arguments)) if "--recipe" in arguments else Config()
+    config = tyro.cli(Config, args=arguments, default=default, prog="python -m trainers.run")
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):  # torchrun starts the processes that failed anew
+        config = replace(config, resume="auto")
+    asked, config = config, config.resolved()
     started = (config.out / "last.pt").exists()
-    if not config.resume:
+    if asked.resume == "never":
         if started:
-            raise ValueError(f"{config.out} holds a run already: add --resume to go on, or name another --out")
+            raise ValueError(
+                f"{config.out} holds a run already: add --resume auto to go on, or name another --out"
+            )
         return config
     if not started:
-        raise ValueError(f"{config.out} holds no run to resume: leave --resume away to start one")
+        if asked.resume == "always":
+            raise ValueError(f"{config.out} holds no run to resume: leave --resume away to start one")
+        return replace(config, resume="never")
     stored = Config.from_json((config.out / "config.json").read_text())
-    return replace(stored, out=config.out, resume=True)
+    return replace(stored, out=config.out, resume="always")
+
+
+def _with_value(arguments: list[str]) -> list[str]:
+    """``--resume`` alone means ``--resume always``."""
+    for i, argument in enumerate(arguments):
+        if argument == "--resume" and (i + 1 == len(arguments) or arguments[i + 1].startswith("-")):
+            return [*arguments[: i + 1], "always", *arguments[i + 1 :]]
+    return arguments
+
+
+def _value_of(flag: str, arguments: list[str]) -> str:
+    i = arguments.index(flag)
+    return arguments[i + 1] if i + 1 < len(arguments) else ""
+
+
+def _list_recipes() -> None:
+    for name, recipe in RECIPES.items():
+        figures = "  ".join(f"{count}F {top1:.2f}" for count, top1 in recipe.paper.items())
+        print(f"{name:28} {figures}")
 
 
 def main(arguments: list[str]) -> int:
+    if "--list-recipes" in arguments:
+        _list_recipes()
+        return 0
+    printing = "--print-config" in arguments
+    arguments = [argument for argument in arguments if argument != "--print-config"]
     out = Path(".")
     try:
         config = parse(arguments)
+        if printing:
+            print(config.to_json())
+            return 0
         out = config.out
         run(config)
-    except Stopped as stopped:
-        print(
-            f"Stopped; nothing is lost. Go on with: python -m trainers.run --out {out} --resume",
-            file=sys.stderr,
-        )
-        return 128 + stopped.signal
+    except Stopped:
+        if distributed.is_main():
+            print(
+                f"Stopped; nothing is lost. Go on with: python -m trainers.run --out {out} --resume auto",
+                file=sys.stderr,
+            )
+        return STOPPED
     except (ValueError, TrainingError, OSError) as error:
         print(f"trainers.run: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return 130
+    finally:
+        distributed.stop()
     return 0
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import random
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ffn.checkpoint import write_atomically
+
+STOPPED = 75
+"""exit code of a run that was asked to stop and saved its state; sysexits.h has it for "try again later"."""
 
 
 class Stopped(Exception):
@@ -27,22 +32,27 @@ class Progress:
     epoch: int = 0
     step: int = 0
     best: float = -1.0
+    """highest mean accuracy (%) over the validated frame counts so far"""
+    best_epoch: int = 0
+    """epochs done when it was reached"""
+    bad_clips: int = 0
+    """clips that could not be read and were left out of their batches"""
     losses: dict[str, float] = field(default_factory=dict)
     """this epoch's loss terms, summed over the steps done"""
     history: list[dict] = field(default_factory=list)
     """the rows of metrics.csv"""
 
 
-def save_state(path: Path, progress: Progress, **parts) -> None:
-    """Write progress, the state of each part (model, optimiser ...) and of the random generators."""
+def save_state(path: Path, progress: Progress, generators: list[dict], **parts) -> None:
+    """Write progress, the state of each part (model, optimiser ...) and every process's random generators."""
     state = {name: part.state_dict() for name, part in parts.items()}
     state["progress"] = vars(progress)
-    state["rng"] = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+    state["generators"] = generators
     write_atomically(path, lambda partial: torch.save(state, partial))
 
 
-def load_state(path: Path, device: torch.device, **parts) -> Progress:
-    """Restore what :func:`save_state` wrote.
+def load_state(path: Path, device: torch.device, **parts) -> tuple[Progress, list[dict]]:
+    """Restore what :func:`save_state` wrote into ``parts``; the progress, and every process's generators.
 
     Raises:
         ValueError: if the file is damaged or of another run.
@@ -51,11 +61,29 @@ def load_state(path: Path, device: torch.device, **parts) -> Progress:
         state = torch.load(path, map_location=device, weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        torch.set_rng_state(state["rng"]["cpu"].cpu())
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["rng"]["cuda"][: torch.cuda.device_count()]])
-        return Progress(**state["progress"])
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, TypeError) as error:
+        return Progress(**state["progress"]), state["generators"]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be resumed from ({error}); start again in another folder") from error
+
+
+def generator_state() -> dict:
+    """The state of every random generator of this process, in types that ``torch.load`` reads safely."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+        "python": random.getstate(),
+        "numpy": [kind, keys.tolist(), *rest],
+    }
+
+
+def restore_generators(state: dict) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"][: torch.cuda.device_count()]])
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, np.uint32), *rest))
 
 
 class StopRequest:

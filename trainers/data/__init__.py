@@ -13,7 +13,7 @@ from trainers.data.cached import Cached
 from trainers.data.motion import Motion
 
 
-def motion(split: str, *, size: int, clips: int | None = None, cache: Path | None = None):
+def motion(split: str, *, size: int, clips: int | None = None, cache: Path | None = None, **_):
     source = Motion(split, clips, size)
     if cache is None:
         return source

@@ -5,15 +5,26 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ffn import Preprocess
 from ffn.sampling import RULES
+
+
+class Batch(NamedTuple):
+    """Clips by frame count, uint8 (B, T, H, W, 3); class numbers and places in the source (B,); and, each in
+    one sentence, the clips that could not be read and are not among them."""
+
+    clips: dict[int, Tensor]
+    labels: Tensor
+    indices: Tensor
+    failures: list[str]
 
 
 class Clips(Dataset):
@@ -23,7 +34,16 @@ class Clips(Dataset):
     never depends on the worker that makes it, nor on what was drawn before. Without, at test positions.
     """
 
-    def __init__(self, source, counts: Iterable[int], preprocess: Preprocess, seed=0, epoch: int | None = None):
+    def __init__(
+        self,
+        source,
+        counts: Iterable[int],
+        preprocess: Preprocess,
+        seed=0,
+        epoch: int | None = None,
+        augment="none",
+        flip=False,
+    ):
         self.source = source
         self.counts = tuple(counts)
         self.preprocess = preprocess
@@ -39,7 +59,8 @@ class Clips(Dataset):
         kept, places = np.unique(np.concatenate(list(chosen.values())), return_inverse=True)
         images = self.preprocess.spatial(video.read(kept.tolist()))
         parts = torch.from_numpy(places).split(self.counts)
-        return {n: images[part] for n, part in zip(self.counts, parts, strict=True)}, self.source.label(index)
+        clips = {n: images[part] for n, part in zip(self.counts, parts, strict=True)}
+        return clips, self.source.label(index), index
 
     def _choose(self, num_frames: int, count: int, index: int) -> list[int]:
         rule = RULES[self.preprocess.sampling]
@@ -62,15 +83,23 @@ class Shuffled(Sampler[int]):
         return len(self.order)
 
 
-def train_batches(clips: Clips, batch_size: int, workers: int, first: int = 0) -> DataLoader:
-    """Batches ``({T: uint8 (B, T, size, size, 3)}, labels (B,))`` of one epoch, from batch ``first`` on."""
+def train_batches(
+    clips: Clips, batch_size: int, workers: int, first: int = 0, rank: int = 0, world: int = 1, repeats: int = 1
+) -> DataLoader:
+    """Batches of one epoch, from batch ``first`` on."""
     order = Shuffled(len(clips), clips.seed, clips.epoch, first * batch_size)
-    return _loader(clips, batch_size, workers, sampler=order, drop_last=True)
+    order.order = order.order[: len(order.order) // batch_size * batch_size][rank::world]
+    return _loader(clips, batch_size // world, workers, sampler=order, drop_last=True)
 
 
-def test_batches(clips: Clips, batch_size: int, workers: int) -> DataLoader:
+def test_batches(clips: Clips, batch_size: int, workers: int, rank: int = 0, world: int = 1) -> DataLoader:
     """Every clip once, in the source's order."""
-    return _loader(clips, batch_size, workers)
+    return _loader(clips, batch_size, workers, sampler=range(rank, len(clips), world))
+
+
+def _collate(samples) -> Batch:
+    clips, labels, indices = default_collate(samples)
+    return Batch(clips, labels, indices, [])
 
 
 def default_workers(device: torch.device) -> int:
@@ -84,6 +113,7 @@ def _loader(clips: Clips, batch_size: int, workers: int, **how) -> DataLoader:
         clips,
         batch_size,
         num_workers=workers,
+        collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_quiet,
         # Its own generator: the loader would draw from the global one, and a resumed run once more.

@@ -1,0 +1,1 @@
+AUGMENTATIONS = {"none": None, "multiscale": None, "short_side": None, "randaugment": None}
