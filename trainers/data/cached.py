@@ -44,6 +44,9 @@ class Cached:
     def label(self, i: int) -> int:
         return self.source.label(i)
 
+    def name(self, i: int) -> str:
+        return self.source.name(i)
+
     def open(self, i: int) -> CachedClip:
         if not self.filled[i]:
             clip = self.source.open(i)

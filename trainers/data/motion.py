@@ -91,6 +91,10 @@ class Motion:
             raise IndexError(f"clip index must lie in [0, {self.clips}), got {i}")
         return i % len(CLASSES)
 
+    def name(self, i: int) -> str:
+        """What messages call clip `i`."""
+        return f"motion {i}"
+
     def open(self, i: int) -> MotionClip:
         return MotionClip(self.label(i), self.first_seed + i, self.num_frames, self.height, self.width)
 
