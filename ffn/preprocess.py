@@ -27,12 +27,28 @@ class Preprocess:
     bgr: bool = False
     sampling: str = "segment"
 
+    def crops(self, frames: np.ndarray, number: int = 1) -> Tensor:
+        """uint8 RGB frames ``(T, H, W, 3)`` -> uint8 ``(number, T, size, size, 3)``: the centre crop, or three
+        crops along the long side. Raises ValueError for another number."""
+        if number == 1:
+            return self.spatial(frames)[None]
+        if number != 3:
+            raise ValueError(f"a clip is cropped once or 3 times, not {number}")
+        x = self._resized(frames)
+        tall, wide = x.shape[-2:]
+        places = [((tall - self.size) * part // 2, (wide - self.size) * part // 2) for part in range(3)]
+        return torch.stack([tv.crop(x, *place, self.size, self.size) for place in places]).permute(
+            0, 1, 3, 4, 2
+        )
+
     def spatial(self, frames: np.ndarray) -> Tensor:
         """uint8 RGB frames ``(T, H, W, 3)`` -> uint8 ``(T, size, size, 3)``: resized and centre-cropped."""
+        return tv.center_crop(self._resized(frames), [self.size, self.size]).permute(0, 2, 3, 1)
+
+    def _resized(self, frames: np.ndarray) -> Tensor:
+        """uint8 ``(T, 3, H, W)``, its short side ``resize``."""
         x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-        if min(x.shape[-2:]) != self.resize:
-            x = tv.resize(x, [self.resize], antialias=True)
-        return tv.center_crop(x, [self.size, self.size]).permute(0, 2, 3, 1)
+        return x if min(x.shape[-2:]) == self.resize else tv.resize(x, [self.resize], antialias=True)
 
     def normalise(self, clips: Tensor) -> Tensor:
         """uint8 RGB clips ``(B, T, H, W, 3)`` -> float32 ``(B, 3, T, H, W)``, on the clips' device."""

@@ -48,13 +48,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video file that opened; frames are decoded when read."""
+    """A video file that opened; frames are decoded when read, scaled to ``short_side`` pixels if larger."""
 
     path: Path
     num_frames: int
     fps: float
     width: int
     height: int
+    short_side: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -63,7 +64,8 @@ class VideoFile:
     def read(self, indices: Iterable[int], short_side: int | None = None) -> np.ndarray:
         """Decode the frames ``indices`` (any order, repeats allowed) in one pass.
 
-        Frames whose short side exceeds ``short_side`` pixels are scaled down to it while decoding.
+        Frames whose short side exceeds ``short_side`` pixels (default: the file's own) are scaled down to it
+        while decoding.
 
         Raises:
             EndsEarly: if the video ends long before the last of them.
@@ -72,6 +74,7 @@ class VideoFile:
         wanted = list(indices)
         if wanted and not 0 <= min(wanted) <= max(wanted) < self.num_frames:
             raise IndexError(f"{self.path.name} has frames 0 to {self.num_frames - 1}, not {wanted}")
+        short_side = short_side or self.short_side
         found = {}
         capture = _capture(self.path)
         try:
@@ -89,14 +92,31 @@ class VideoFile:
             capture.release()
         return np.stack([found[i] for i in wanted])
 
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Every frame in order, one in memory at a time; raises VideoError as :meth:`read` does."""
+        capture, count = _capture(self.path), 0
+        try:
+            while capture.grab():
+                ok, frame = capture.retrieve()
+                if not ok:
+                    raise VideoError(f"{self.path.name} is damaged: frame {count} cannot be decoded")
+                count += 1
+                yield _to_rgb(frame, self.short_side)
+        finally:
+            capture.release()
+        self._check_end(count)
+
     def _short_read(self, found: dict[int, np.ndarray], wanted: list[int], end: int) -> np.ndarray:
         # Many healthy files hold a few frames fewer than they claim: the last one stands in.
-        if not found or end < 0.9 * self.num_frames - 2:
+        self._check_end(end if found else 0)
+        last = found[max(found)]
+        return np.stack([found.get(i, last) for i in wanted])
+
+    def _check_end(self, end: int) -> None:
+        if not end or end < 0.9 * self.num_frames - 2:
             raise EndsEarly(
                 f"{self.path.name} is damaged: only {end} of its {self.num_frames} frames can be decoded", end
             )
-        last = found[max(found)]
-        return np.stack([found.get(i, last) for i in wanted])
 
 
 @dataclass(frozen=True)
@@ -117,8 +137,8 @@ class LoadedClip:
         return self.frames[places]
 
 
-def open_video(path: str | Path, limits: Limits | None = None) -> VideoFile:
-    """Open a video file and check that it decodes.
+def open_video(path: str | Path, limits: Limits | None = None, short_side: int | None = None) -> VideoFile:
+    """Open a video file and check that it decodes; larger frames will be read at ``short_side`` pixels.
 
     ``fps`` is the mean rate; frames are counted, for headers only estimate or do not say.
 
@@ -146,7 +166,7 @@ def open_video(path: str | Path, limits: Limits | None = None) -> VideoFile:
             num_frames = 1 + sum(1 for _ in iter(capture.grab, False))
     finally:
         capture.release()
-    return VideoFile(path, num_frames, fps, width, height)
+    return VideoFile(path, num_frames, fps, width, height, short_side)
 
 
 def preload(video: VideoFile, counts: Iterable[int], rule: str, short_side: int | None = None) -> LoadedClip:

@@ -54,6 +54,8 @@ class Dataset:
     """folder that keeps rendered clips for later epochs and runs (Motion at 64 pixels: 0.4 MB per clip)"""
     max_bad: float = 0.05
     """largest share of clips that may be unreadable, as found by trainers.check, before the run refuses"""
+    sampling: Literal["segment", "span", "dense"] | None = None
+    """which frames make a clip; default: the network's own rule"""
     augment: str = "none"
     """what training clips go through: none, multiscale, short_side, randaugment"""
     flip: bool = False
@@ -211,7 +213,8 @@ class Config:
         values = self.flat()
         for name, choices in _choices().items():
             if values[name] not in choices:
-                raise ValueError(f"there is no {name} {values[name]!r}; choose one of {', '.join(choices)}")
+                names = ", ".join(filter(None, choices))
+                raise ValueError(f"there is no {name} {values[name]!r}; choose one of {names}")
         for name, value in values.items():
             if value is None:
                 continue
@@ -301,6 +304,7 @@ def _choices() -> dict[str, tuple[str, ...]]:
     groups = [Config, *(item.default_factory for item in fields(Config) if item.default_factory is not MISSING)]
     for group in groups:
         for name, hint in get_type_hints(group).items():
-            if get_origin(hint) is Literal:
-                choices[name] = get_args(hint)
+            for option in (hint, *get_args(hint)):
+                if get_origin(option) is Literal:
+                    choices[name] = (*get_args(option), *[None] * (option is not hint))
     return {name: tuple(names) for name, names in choices.items()}

@@ -93,6 +93,8 @@ class Trainer:
             scale = config.dataset.size / preprocess.size
             resize = round(preprocess.resize * scale)
             preprocess = replace(preprocess, size=config.dataset.size, resize=resize)
+        if config.dataset.sampling:
+            preprocess = replace(preprocess, sampling=config.dataset.sampling)
         model.spec = replace(model.spec, classes=tuple(self.train.classes), preprocess=preprocess)
         if config.optim.sync_norm:
             distributed.synchronise_norms(model)

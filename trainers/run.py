@@ -42,10 +42,15 @@ def run(config: Config) -> None:
         write_atomically(config.out / "config.json", lambda partial: partial.write_text(config.to_json()))
     distributed.wait()
     with _logging(config.out / "run.log"):
-        for line in trainer.notes:
+        for line in [*trainer.notes, *_skipped(train, "training"), *_skipped(val, "validation")]:
             log.info(line)
         trainer.fit()
         _measure(config, trainer, val)
+
+
+def _skipped(source, kind: str) -> list[str]:
+    skipped = getattr(source, "skipped", [])
+    return [f"{len(skipped)} {kind} clips left out, which trainers.check found unreadable"] if skipped else []
 
 
 def _measure(config: Config, trainer: Trainer, val) -> None:

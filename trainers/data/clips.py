@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from ffn import Preprocess
 from ffn.sampling import RULES
+from ffn.video import VideoError
+from trainers.data.augment import AUGMENTATIONS
 
 
 class Batch(NamedTuple):
     """Clips by frame count, uint8 (B, T, H, W, 3); class numbers and places in the source (B,); and, each in
-    one sentence, the clips that could not be read and are not among them."""
+    one sentence, the clips that could not be read and are not among them.
+
+    A test batch of V views and C crops holds V * C clips of each video, one after the other: (B * V * C, ...).
+    """
 
     clips: dict[int, Tensor]
     labels: Tensor
@@ -28,10 +33,13 @@ class Batch(NamedTuple):
 
 
 class Clips(Dataset):
-    """Samples ``({T: uint8 (T, size, size, 3)}, label)`` of a source, one clip per frame count in ``counts``.
+    """Samples of a source: one clip per frame count in ``counts``, or the reason why there is none.
 
-    With ``epoch`` given, frames are drawn at random, seeded by (seed, epoch, index): what a sample is
-    never depends on the worker that makes it, nor on what was drawn before. Without, at test positions.
+    With ``epoch`` given, frames are drawn at random and go through the augmentation ``augment``, seeded by
+    (seed, epoch, index, repeat): what a sample is never depends on the worker that makes it, nor on what was
+    drawn before. Without, frames are at test positions: ``views`` in time by ``crops`` (1 or 3) in space.
+
+    A key is an index of the source, or a pair of it and the number of its repetition in the epoch.
     """
 
     def __init__(
@@ -39,67 +47,101 @@ class Clips(Dataset):
         source,
         counts: Iterable[int],
         preprocess: Preprocess,
-        seed=0,
+        seed: int = 0,
         epoch: int | None = None,
-        augment="none",
-        flip=False,
+        augment: str = "none",
+        flip: bool = False,
+        views: int = 1,
+        crops: int = 1,
     ):
-        self.source = source
-        self.counts = tuple(counts)
-        self.preprocess = preprocess
-        self.seed = seed
-        self.epoch = epoch
+        self.source, self.counts, self.preprocess = source, tuple(counts), preprocess
+        self.seed, self.epoch, self.augment, self.flip = seed, epoch, AUGMENTATIONS[augment], flip
+        self.views, self.crops = views, crops
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> tuple[dict[int, Tensor], int]:
-        video = self.source.open(index)
-        chosen = {count: self._choose(video.num_frames, count, index) for count in self.counts}
-        kept, places = np.unique(np.concatenate(list(chosen.values())), return_inverse=True)
-        images = self.preprocess.spatial(video.read(kept.tolist()))
-        parts = torch.from_numpy(places).split(self.counts)
-        clips = {n: images[part] for n, part in zip(self.counts, parts, strict=True)}
-        return clips, self.source.label(index), index
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample | str:
+        index, repeat = key if isinstance(key, tuple) else (key, 0)
+        try:
+            clips = self._test(index) if self.epoch is None else self._train(index, repeat)
+        except (VideoError, OSError, cv2.error) as error:
+            return f"{self.source.name(index)}: {error}"
+        return Sample(clips, self.source.label(index), index)
 
-    def _choose(self, num_frames: int, count: int, index: int) -> list[int]:
-        rule = RULES[self.preprocess.sampling]
-        if self.epoch is None:
-            return rule.test(num_frames, count)
-        return rule.train(num_frames, count, np.random.default_rng((self.seed, self.epoch, index, count)))
+    def _train(self, index: int, repeat: int) -> dict[int, Tensor]:
+        def rng(*what: int) -> np.random.Generator:
+            return np.random.default_rng((self.seed, self.epoch, index, *what, *[repeat] * bool(repeat)))
+
+        video, rule = self.source.open(index), RULES[self.preprocess.sampling]
+        chosen = {count: rule.train(video.num_frames, count, rng(count)) for count in self.counts}
+        return _each(chosen, video, lambda frames: self._augmented(frames, rng())[None])
+
+    def _augmented(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """uint8 ``(T, H, W, 3)`` -> ``(T, side, side, 3)``."""
+        if self.augment is None:
+            images = self.preprocess.spatial(frames)
+        else:
+            x = torch.from_numpy(frames).permute(0, 3, 1, 2)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(rng.integers(2**62)))  # for what torchvision draws by itself
+                images = self.augment(x, self.preprocess.size, rng).permute(0, 2, 3, 1)
+        return images.flip(2) if self.flip and rng.random() < 0.5 else images
+
+    def _test(self, index: int) -> dict[int, Tensor]:
+        video, rule = self.source.open(index), RULES[self.preprocess.sampling]
+        parts = []
+        for view in range(self.views):
+            chosen = {count: rule.test(video.num_frames, count, view, self.views) for count in self.counts}
+            parts.append(_each(chosen, video, lambda frames: self.preprocess.crops(frames, self.crops)))
+        return {count: torch.cat([part[count] for part in parts]) for count in self.counts}
 
 
-class Shuffled(Sampler[int]):
-    """The order of one epoch, from sample ``start`` on: the same for the same seed and epoch."""
+class Sample(NamedTuple):
+    clips: dict[int, Tensor]
+    """T -> uint8 (K, T, H, W, 3): K views and crops of it"""
+    label: int
+    index: int
 
-    def __init__(self, length: int, seed: int, epoch: int, start: int = 0):
-        order = np.random.default_rng((seed, epoch)).permutation(length)
-        self.order = order[start:].tolist()
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order)
+def _each(chosen: dict[int, list[int]], video, prepare: Callable[[np.ndarray], Tensor]) -> dict[int, Tensor]:
+    """Decode and ``prepare`` each frame once; the clip (K, T, H, W, 3) of each frame count."""
+    kept, places = np.unique(np.concatenate(list(chosen.values())), return_inverse=True)
+    images = prepare(video.read(kept.tolist()))
+    parts = torch.from_numpy(places).split([len(indices) for indices in chosen.values()])
+    return {count: images[:, part] for count, part in zip(chosen, parts, strict=True)}
 
-    def __len__(self) -> int:
-        return len(self.order)
+
+def _collate(samples: list[Sample | str]) -> Batch:
+    good = [sample for sample in samples if isinstance(sample, Sample)]
+    return Batch(
+        {
+            count: torch.cat([sample.clips[count] for sample in good])
+            for count in (good[0].clips if good else ())
+        },
+        torch.tensor([sample.label for sample in good], dtype=torch.int64),
+        torch.tensor([sample.index for sample in good], dtype=torch.int64),
+        [sample for sample in samples if isinstance(sample, str)],
+    )
 
 
 def train_batches(
     clips: Clips, batch_size: int, workers: int, first: int = 0, rank: int = 0, world: int = 1, repeats: int = 1
 ) -> DataLoader:
-    """Batches of one epoch, from batch ``first`` on."""
-    order = Shuffled(len(clips), clips.seed, clips.epoch, first * batch_size)
-    order.order = order.order[: len(order.order) // batch_size * batch_size][rank::world]
-    return _loader(clips, batch_size // world, workers, sampler=order, drop_last=True)
+    """The batches of one epoch, from batch ``first`` on, in an order that the seed and the epoch tell.
+
+    ``batch_size`` counts the samples of all processes: ``rank`` of ``world`` takes every world-th of them, so
+    that the processes' batches together are the batch of one. Each video stands in a batch ``repeats`` times.
+    """
+    order = np.random.default_rng((clips.seed, clips.epoch)).permutation(len(clips)).tolist()
+    keys = [(index, repeat) for index in order for repeat in range(repeats)]
+    keys = keys[first * batch_size : len(keys) // batch_size * batch_size]
+    return _loader(clips, batch_size // world, workers, sampler=keys[rank::world], drop_last=True)
 
 
 def test_batches(clips: Clips, batch_size: int, workers: int, rank: int = 0, world: int = 1) -> DataLoader:
-    """Every clip once, in the source's order."""
+    """Every clip once over all processes, in the source's order."""
     return _loader(clips, batch_size, workers, sampler=range(rank, len(clips), world))
-
-
-def _collate(samples) -> Batch:
-    clips, labels, indices = default_collate(samples)
-    return Batch(clips, labels, indices, [])
 
 
 def default_workers(device: torch.device) -> int:
