@@ -207,7 +207,8 @@ def _held_out(root: Path, classes: tuple[str, ...], split: str, seed: int) -> li
 def _in_classes(folder: Path, classes: tuple[str, ...], prefix: str) -> Iterator[Item]:
     for label, name in enumerate(classes):
         for path in sorted((folder / name).glob("*")):
-            if not path.name.startswith(".") and (path.suffix.lower() in SUFFIXES or path.is_dir()):
+            video = path.suffix.lower() in SUFFIXES and not path.with_suffix("").is_dir()  # frames win
+            if not path.name.startswith(".") and (video or path.is_dir()):
                 yield Item(f"{prefix}{name}/{path.name}", label)
 
 
