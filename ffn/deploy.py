@@ -29,6 +29,20 @@ class Deployed(nn.Module):
         return self.network(clip.to(self.dtype)).float()
 
 
+class Compiled(nn.Module):
+    """Compiles ``network``, its weights taken for constants, for each shape of clips it is given."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = torch.compile(network, dynamic=False)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        from torch._inductor import config  # slow to import
+
+        with config.patch(freezing=True):  # as an option of torch.compile it would come too late
+            return self.network(clip)
+
+
 @torch.inference_mode(False)
 @torch.no_grad()
 def deploy(
@@ -62,7 +76,7 @@ def deploy(
     for module in network.modules():
         _channels_last(module)
     if compile:
-        network = torch.compile(network, dynamic=False, options={"freezing": True})
+        network = Compiled(network)
     elif isinstance(network, fx.GraphModule) and kernels.available(network, dtype):
         kernels.pack(network)
     return Deployed(network, dtype)

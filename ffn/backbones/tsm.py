@@ -7,6 +7,7 @@ Shapes: B clips, T frames, C channels, H W pixels. Inside, frames stand in the b
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -22,6 +23,11 @@ def temporal_shift(x: Tensor, frames: int) -> Tensor:
     ``x`` is ``(B * frames, C, H, W)``; the memory layout is kept.
     """
     fold = x.shape[1] // 8
+    if torch.compiler.is_compiling():  # compilers make one loop of this, and many of the assignments below
+        x = x.permute(0, 2, 3, 1).unflatten(0, (-1, frames))  # (B, T, H, W, C)
+        following, before, rest = x[:, 1:, ..., :fold], x[:, :-1, ..., fold : 2 * fold], x[..., 2 * fold :]
+        following, before = F.pad(following, (0,) * 7 + (1,)), F.pad(before, (0,) * 6 + (1, 0))
+        return torch.cat([following, before, rest], -1).flatten(0, 1).permute(0, 3, 1, 2)
     x = x.unflatten(0, (-1, frames))
     out = x.clone()
     out[:, :-1, :fold] = x[:, 1:, :fold]
