@@ -59,8 +59,9 @@ def deploy(
             its device, to stay there.
         frames: the frame count, which picks the branch; the branch's other frame counts are served too.
         dtype: of weights and features; bfloat16 takes a third of the time on processors that know it.
-        compile: let PyTorch's compiler make it faster still. The first clip of each shape then takes
-            minutes, and on a CPU a C++ compiler is needed.
+        compile: use PyTorch's compiler in place of packed layers: faster for some networks, slower for
+            others, so measure. The first clip of each shape then takes up to minutes, and on a CPU a C++
+            compiler is needed.
 
     Raises:
         ValueError: if ``frames`` is below 1, ``dtype`` is not a floating-point type, or there is no C++
