@@ -54,6 +54,8 @@ class Config:
     """auto: bf16 where the device computes in it, else fp32"""
     workers: int | None = None
     """processes that load clips; default: by the number of cores"""
+    recipe: str | None = None
+    """name of the recipe it came from"""
     resume: bool = False
     """go on with the run in OUT, with the configuration stored there"""
 
@@ -81,6 +83,17 @@ class Config:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, default=str)
+
+    def command(self) -> list[str]:
+        """The arguments of ``python -m trainers.run``: what differs from the defaults."""
+        given: list[str] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value == field.default or field.name == "resume":
+                continue
+            values = value if isinstance(value, tuple) else (value,)
+            given += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+        return given
 
     @classmethod
     def from_json(cls, text: str) -> Config:
