@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Select, and_, case, delete, func, or_, select, text, update
+from sqlalchemy import Select, and_, delete, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -123,17 +123,18 @@ class Store:
 
         A curve longer than ``points`` is averaged in that many equal pieces, by the database.
         """
+        wanted = [Metric.job_id == job_id, *([Metric.name.in_(names)] if names else [])]
+        first, last = func.min(Metric.step), func.max(Metric.step)
         curve = (Metric.name, Metric.frames)
-        place = func.row_number().over(partition_by=curve, order_by=Metric.step) - 1
-        length = func.count().over(partition_by=curve)
-        piece = place * points // case((length > points, length), else_=points)
-        rows = select(*curve, Metric.step, Metric.value, piece.label("piece")).where(Metric.job_id == job_id)
-        if names:
-            rows = rows.where(Metric.name.in_(names))
-        row = rows.subquery().c
-        step = func.max(row.step)
-        query = select(row.name, row.frames, step, func.avg(row.value))
-        query = query.group_by(row.name, row.frames, row.piece).order_by(row.name, row.frames, step)
+        whole = select(*curve, first.label("first"), (last - first + 1).label("length"))
+        whole = whole.where(*wanted).group_by(*curve).subquery().c
+        piece = (Metric.step - whole.first) * points // whole.length
+        query = (
+            select(*curve, last, func.avg(Metric.value))
+            .where(*wanted, Metric.name == whole.name, Metric.frames == whole.frames)
+            .group_by(*curve, piece)
+            .order_by(*curve, last)
+        )
         curves: dict[tuple[str, int], list[tuple[int, float]]] = {}
         with self.reading() as session:
             for name, frames, step, value in session.execute(query):
