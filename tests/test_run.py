@@ -69,7 +69,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(number, tmp_path):
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
-        assert process.returncode == 128 + number
+        assert process.returncode == 75
         assert f"python -m trainers.run --out {broken} --resume" in errors
     assert torch.load(broken / "last.pt", weights_only=True)["progress"]["epoch"] >= 1  # nothing saved is lost
     resumed = subprocess.run(

@@ -16,6 +16,7 @@ from trainers import report
 from trainers.config import Config
 from trainers.data.clips import Clips, default_workers, train_batches
 from trainers.evaluate import Outcome, evaluate
+from trainers.jobs.record import Recorder
 from trainers.methods import METHODS, Stage, Task
 from trainers.state import Progress, Stopped, StopRequest, load_state, save_state
 
@@ -52,6 +53,7 @@ class Trainer:
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.progress = Progress()
+        self.recorder = Recorder()
 
     def _describe(self, model: nn.Module) -> nn.Module:
         """Write the class names and the size of the clips into the network's spec."""
@@ -79,6 +81,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Train to the last epoch. Raises Stopped, its state saved, when SIGINT or SIGTERM asks for it."""
+        self.recorder.begin(self.config, self.steps)
         with StopRequest() as stop:
             while self.progress.epoch < self.config.epochs:
                 started = time.monotonic()
@@ -110,6 +113,7 @@ class Trainer:
             for clips, labels in bar:
                 losses = self.step(stage.task, clips, labels)
                 progress.step += 1
+                self.recorder.step(progress.epoch + 1, progress.step, losses, self.schedule.get_last_lr()[0])
                 for name, value in losses.items():
                     progress.losses[name] = progress.losses.get(name, 0.0) + value
                 bar.set_postfix_str(
@@ -164,6 +168,7 @@ class Trainer:
                 }
             )
         report.write_metrics(out / "metrics.csv", progress.history)
+        self.recorder.epoch(progress.epoch + 1, progress.history[-len(outcome.accuracy) :])
         mean = sum(outcome.accuracy.values()) / len(outcome.accuracy)
         if mean > progress.best:
             progress.best = mean

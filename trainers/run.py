@@ -15,6 +15,7 @@ from trainers import report
 from trainers.config import Config
 from trainers.data import create_source
 from trainers.evaluate import COUNTS, evaluate
+from trainers.jobs.record import Recorder
 from trainers.loop import Trainer, TrainingError
 from trainers.state import Stopped
 
@@ -31,19 +32,26 @@ def run(config: Config) -> None:
         trainer.resume()
     else:
         write_atomically(config.out / "config.json", lambda partial: partial.write_text(config.to_json()))
-    trainer.fit()
+    try:
+        trainer.fit()
+    except Stopped as stopped:
+        trainer.recorder.stopped(stopped.signal)
+        raise
     best = ffn.load(config.out / "best.safetensors").to(trainer.device)
     accuracy = evaluate(best, val, COUNTS, config.batch_size, trainer.workers, "measuring").accuracy
     name = f"{config.model} {config.method} {'/'.join(map(str, config.frames))}"
     print(report.markdown({name: accuracy}))
     report.write_results(config.out, name, config.frames, accuracy)
+    trainer.recorder.end({})
     print(f"Everything is in {config.out}: best.safetensors, metrics.csv, results.json, results.png")
 
 
 def parse(arguments: list[str]) -> Config:
     """The configuration a command line asks for; with --resume, the one stored in the run's folder."""
-    config = tyro.cli(Config, args=arguments, prog="python -m trainers.run")
+    auto = arguments[-2:] == ["--resume", "auto"]
+    config = tyro.cli(Config, args=arguments[:-2] if auto else arguments, prog="python -m trainers.run")
     started = (config.out / "last.pt").exists()
+    config = replace(config, resume=config.resume or (auto and started))
     if not config.resume:
         if started:
             raise ValueError(f"{config.out} holds a run already: add --resume to go on, or name another --out")
@@ -60,14 +68,15 @@ def main(arguments: list[str]) -> int:
         config = parse(arguments)
         out = config.out
         run(config)
-    except Stopped as stopped:
+    except Stopped:
         print(
             f"Stopped; nothing is lost. Go on with: python -m trainers.run --out {out} --resume",
             file=sys.stderr,
         )
-        return 128 + stopped.signal
+        return 75
     except (ValueError, TrainingError, OSError) as error:
         print(f"trainers.run: {error}", file=sys.stderr)
+        Recorder().fail(str(error))
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

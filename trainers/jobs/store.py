@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -306,6 +307,11 @@ class Store:
         with self.changing() as session:
             session.execute(update(Job).where(Job.id == job_id).values(**values))
 
+    def seen(self, job_ids: Collection[int]) -> None:
+        """These jobs are alive."""
+        with self.changing() as session:
+            session.execute(update(Job).where(Job.id.in_(job_ids)).values(heartbeat=now()))
+
     def note(self, job_id: int, kind: str, text: str, *, once: bool = False) -> None:
         """Add an event; ``once``: not if the newest event of the job says the same."""
         with self.changing() as session:
@@ -323,10 +329,11 @@ class Store:
 
 def described(config: Config) -> dict:
     """The columns of a job that its configuration determines."""
+    config = replace(config, out=Path(config.out).resolve())  # the worker may run in another folder
     return {
         "config": config.to_json(),
         "command": config.command(),
-        "out": str(Path(config.out).resolve()),
+        "out": str(config.out),
         "model": config.model,
         "data": config.data,
         "method": config.method,
