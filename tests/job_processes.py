@@ -14,7 +14,7 @@ def open_and_count(database):
 def claim_all(database, worker):
     """Take jobs until there are none left, as worker ``worker``; their ids."""
     store, taken = Store(database), []
-    while job := store.claim(f"host{worker}", (worker, 0.0), cpu_jobs=1000):
+    while job := store.claim(f"host{worker}", cpu_jobs=1000):
         taken.append(job.id)
     store.close()
     return taken

@@ -16,7 +16,6 @@ from trainers.jobs.paths import confine
 from trainers.jobs.store import Store, save_metrics
 from trainers.jobs.tables import Base
 
-ME = (1234, 5.0)
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -76,25 +75,25 @@ def test_jobs_are_claimed_in_order_and_no_device_twice(store, tmp_path):
     jobs = [store.add(config(tmp_path, str(i)), devices=n) for i, n in enumerate((0, 2, 1, 0, 1, 8))]
     gpus = (0, 1, 2)
     taken = []
-    while job := store.claim("here", ME, gpus, cpu_jobs=1):
+    while job := store.claim("here", gpus, cpu_jobs=1):
         taken.append((job.id, job.given))
     first, two, one, second, last, huge = (job.id for job in jobs)
     assert taken == [(first, []), (two, [0, 1]), (one, [2])]
     assert store.move(first, ["running"], "succeeded") and store.move(one, ["running"], "failed", error="x")
-    assert [store.claim("here", ME, gpus).id for _ in range(2)] == [second, last]
-    assert store.claim("here", ME, gpus) is None
-    assert store.claim("elsewhere", ME, range(8)).id == huge
+    assert [store.claim("here", gpus).id for _ in range(2)] == [second, last]
+    assert store.claim("here", gpus) is None
+    assert store.claim("elsewhere", range(8)).id == huge
 
 
 def test_a_big_job_is_not_overtaken(store, tmp_path):
     one, two, small = (
         store.add(config(tmp_path, name), devices=n) for name, n in zip("abc", (1, 2, 1), strict=True)
     )
-    assert store.claim("here", ME, (0, 1)).id == one.id
-    assert store.claim("here", ME, (0, 1)) is None
+    assert store.claim("here", (0, 1)).id == one.id
+    assert store.claim("here", (0, 1)) is None
     store.move(one.id, ["running"], "succeeded")
-    assert store.claim("here", ME, (0, 1)).id == two.id
-    assert store.claim("here", ME, (0, 1)) is None and store.get(small.id).state == "queued"
+    assert store.claim("here", (0, 1)).id == two.id
+    assert store.claim("here", (0, 1)) is None and store.get(small.id).state == "queued"
 
 
 def test_two_workers_never_take_one_job(store, database, tmp_path):
@@ -110,7 +109,7 @@ def test_cancel_resume_and_the_states_between(store, tmp_path):
     assert store.get(waiting.id).state == "cancelled"
     with pytest.raises(ValueError, match="is queued; only a failed or cancelled job"):
         store.resume(job.id)
-    assert store.claim("here", ME).id == job.id
+    assert store.claim("here").id == job.id
     store.cancel(job.id)
     store.cancel(job.id)  # asked twice: nothing new
     assert store.get(job.id).state == "stopping"
@@ -128,7 +127,7 @@ def test_cancel_resume_and_the_states_between(store, tmp_path):
         False,
     )
     assert [e.kind for e in store.events(job.id)] == ["queued", "stop", "cancelled", "queued"]
-    assert store.claim("here", ME).id == job.id
+    assert store.claim("here").id == job.id
     store.move(job.id, ["running"], "succeeded")
     with pytest.raises(ValueError, match="is succeeded"):
         store.resume(job.id)
@@ -163,7 +162,7 @@ def test_deleting_takes_only_what_it_should(store, tmp_path):
 def test_search_and_filters(store, tmp_path):
     first = store.add(config(tmp_path, "100%_first", recipe="tsm-ssv1"))
     second = store.add(config(tmp_path, "second", method="plain", frames=(8,)))
-    store.claim("here", ME)
+    store.claim("here")
     ids = lambda **query: [job.id for job in store.search(**query)]  # noqa: E731
     assert ids() == [second.id, first.id] and ids(limit=1) == [second.id]
     assert (

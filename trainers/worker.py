@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from trainers.jobs.database import DatabaseDown
+from trainers.jobs.database import DatabaseDown, named
 from trainers.jobs.store import Store
 from trainers.jobs.supervisor import Supervisor
 

@@ -13,11 +13,6 @@ from trainers.jobs.tables import Job
 SAME = 2.0  # seconds: a start time is computed from the machine's, which its clock may shift a little
 
 
-def myself() -> tuple[int, float]:
-    """Process id and start time of this process."""
-    return os.getpid(), psutil.Process().create_time()
-
-
 def find(pid: int | None, pid_started: float | None) -> psutil.Process | None:
     """The process of that id if it is still the one that started then, and not over."""
     if pid is None or pid_started is None:

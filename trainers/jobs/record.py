@@ -1,8 +1,8 @@
 """What a training run reports to the job store, without ever waiting for it.
 
-The training thread only appends to a queue. Another thread writes to the database about once a second. While the
-database is locked or gone it appends to a file in the run folder, and brings that in when the database is back.
-What is still in the file when the run ends is brought in by the next run there, the worker or the dashboard.
+The training thread only appends to a queue. Another thread writes to the database about once a second. While
+the database is locked or gone it appends to a file in the run folder, and brings that in when the database is
+back. What is still in the file when the run ends is brought in by the next run there, the worker or the dashboard.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ class Recorder:
     Args:
         interval: seconds between writes.
         every: least seconds between two reports of the losses, which are the means of the steps since.
+        patience: seconds that a write waits for another's lock.
     """
 
-    def __init__(self, *, interval: float = 1.0, every: float = 1.0):
-        self._interval, self._every = interval, every
+    def __init__(self, *, interval: float = 1.0, every: float = 1.0, patience: float = 5.0):
+        self._interval, self._every, self._patience = interval, every, patience
         self._job_id = int(os.environ.get("FFN_JOB_ID") or 0) or None
         self._folder: Path | None = None
         self._queue: deque[dict] = deque(maxlen=100_000)  # reached only if the run folder's disk is full too
@@ -169,7 +170,7 @@ class Recorder:
 
     def _send(self, records: list[dict]) -> None:
         # No pool: a connection that is open when the loader forks its processes would be theirs too.
-        self._store = self._store or Store(database_url(), patience=5, pooled=False)
+        self._store = self._store or Store(database_url(), patience=self._patience, pooled=False)
         if self._folder and (self._folder / UNSENT).exists():
             keep(self._folder, records, self._job_id)
             records.clear()

@@ -254,16 +254,15 @@ class Store:
 
     # --- what the worker does
 
-    def claim(
-        self, host: str, owner: tuple[int, float], gpus: Collection[int] = (), cpu_jobs: int = 1
-    ) -> Job | None:
-        """Take the next job of the queue that this host has devices for; it is running then, and ``owner``'s.
+    def claim(self, host: str, gpus: Collection = (), cpu_jobs: int = 1) -> Job | None:
+        """Take the next job of the queue that this host has devices for; it is running then.
 
         Jobs for GPUs and jobs for the CPU wait in line apart; in each line nobody overtakes, so that a job for
         many GPUs gets them. A job that asks for more GPUs than there are is left to other hosts.
 
+        Its ``pid`` stays None until it is known, so that nobody takes another process for the job's.
+
         Args:
-            owner: process id and start time of the worker, until it knows those of the run.
             gpus: every GPU of the host; those that its running jobs hold are not given again.
             cpu_jobs: jobs for the CPU that may run at once.
         """
@@ -284,10 +283,8 @@ class Store:
             if not heads:
                 return None
             job = min(heads, key=lambda job: (job.queued, job.id))
-            pid, pid_started = owner
-            owned = {"host": host, "pid": pid, "pid_started": pid_started, "heartbeat": now()}
-            given = free[: job.devices]
-            if not _move(session, job.id, ("queued",), "running", given=given, started=now(), **owned):
+            taken = {"host": host, "given": free[: job.devices], "started": now(), "heartbeat": now()}
+            if not _move(session, job.id, ("queued",), "running", **taken):
                 return None
             session.refresh(job)
             return job

@@ -1,4 +1,4 @@
-"""Keeps the jobs of this machine true: starts the next ones, stops those that should stop, notes how each ended."""
+"""Keeps the jobs of this machine true: starts the next ones, stops those that should, notes how each ended."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import psutil
 from trainers.jobs import launch, processes
 from trainers.jobs.absorb import LOST, send_all_kept, send_kept
 from trainers.jobs.store import Store
-from trainers.jobs.tables import ALIVE, Job, now
+from trainers.jobs.tables import ALIVE, FINISHED, Job, now
 
 HEARTBEAT = 5.0
+ENDING, LAUNCHING = 3.0, 30.0  # seconds in which another worker of this host may still see to a job
 SILENT = timedelta(minutes=5)  # a job on another host whose heartbeat is older is lost
 SAVED = 75  # exit code of a run that was stopped and has saved its state
 
@@ -43,7 +44,8 @@ class Supervisor:
     def tick(self) -> None:
         for job_id, child in list(self._children.items()):
             if (code := child.poll()) is not None:
-                self._over(self.store.get(job_id), code)
+                with contextlib.suppress(KeyError):  # deleted meanwhile
+                    self._over(self.store.get(job_id), code)
                 del self._children[job_id]
         here = self.store.search(states=ALIVE, host=[self.host], cluster=["local"], archived=None)
         alive = [job for job in here if self._is_alive(job)]
@@ -62,7 +64,7 @@ class Supervisor:
     def _start_next(self) -> None:
         if not self.store.count()["queued"]:
             return
-        while job := self.store.claim(self.host, processes.myself(), self.gpus, self.cpu_jobs):
+        while job := self.store.claim(self.host, self.gpus, self.cpu_jobs):
             self._start(job)
         for job in self.store.search(states=["queued"], cluster=["local"]):
             if job.devices > len(self.gpus):
@@ -80,7 +82,6 @@ class Supervisor:
             self.store.move(job.id, ALIVE, "failed", str(error), error=str(error))
             return
         self._children[job.id] = child
-        self._asked.pop(job.id, None)
         with contextlib.suppress(psutil.Error):  # over already: the next tick sees it
             self.store.set(job.id, pid=child.pid, pid_started=psutil.Process(child.pid).create_time())
 
@@ -95,8 +96,9 @@ class Supervisor:
             started = survivors[0].create_time()
             self.store.set(job.id, pid=survivors[0].pid, pid_started=started)
             return True
-        # A moment for the worker that started it, who knows its exit code, and for what it wrote itself.
-        if time.monotonic() - self._missing.setdefault(job.id, time.monotonic()) > 3:
+        # A moment for the worker that started it, who knows its exit code, or is about to start it.
+        moment = LAUNCHING if job.pid is None else ENDING
+        if time.monotonic() - self._missing.setdefault(job.id, time.monotonic()) > moment:
             self._over(job, None)
             del self._missing[job.id]
         return False
@@ -105,9 +107,13 @@ class Supervisor:
         """The owner of a job has ended: nothing of it may go on, and its state is how it ended."""
         processes.kill(processes.family(job, self.store.url))
         send_kept(self.store, Path(job.out), job.id)
-        state, why = judge(self.store.get(job.id), code)
-        error = why if state == "failed" else None
-        if not self.store.move(job.id, ALIVE, state, why, error=error, exit_code=code) and code is not None:
+        self._asked.pop(job.id, None)
+        job = self.store.get(job.id)
+        if job.state in ALIVE:
+            state, why = judge(job, code)
+            error = why if state == "failed" else None
+            self.store.move(job.id, ALIVE, state, why, error=error, exit_code=code)
+        elif job.state in FINISHED and code is not None:  # as the run itself reported
             self.store.set(job.id, exit_code=code)
 
     def _lose_silent(self) -> None:
@@ -119,14 +125,14 @@ class Supervisor:
 
     def _stop(self, job: Job) -> None:
         """Ask once; when the grace is over, end every process of the job."""
-        asked = self._asked_at(job)
-        if asked is None:
+        asked, owner = self._asked_at(job), processes.find(job.pid, job.pid_started)
+        if asked is None and owner:
             self._asked[job.id] = time.time()
             self.store.note(job.id, "signal", f"SIGTERM, {self.grace:g} s to save")
-            if owner := processes.find(job.pid, job.pid_started):
-                # To the owner alone: torchrun passes it on, and a run takes a second one as "at once".
+            # To the owner alone: torchrun passes it on, and a run takes a second one as "at once".
+            with contextlib.suppress(psutil.Error):
                 owner.send_signal(signal.SIGTERM)
-        elif time.time() - asked > self.grace:
+        elif asked and time.time() - asked > self.grace:
             self.store.note(job.id, "signal", "SIGKILL to all its processes", once=True)
             processes.kill(processes.family(job, self.store.url))
 
