@@ -49,9 +49,8 @@ def work(options: Options, stop: threading.Event) -> None:
         try:
             if supervisor is None:
                 supervisor = Supervisor(Store(), gpus, options.cpu_jobs, options.grace)
-                print(
-                    f"worker: {len(gpus)} GPUs, {options.cpu_jobs} CPU jobs, {supervisor.store.url}", flush=True
-                )
+                where = named(supervisor.store.engine.url)
+                print(f"worker: {len(gpus)} GPUs, {options.cpu_jobs} jobs on the CPU, {where}", flush=True)
             supervisor.tick()
             said = ""
         except DatabaseDown as error:

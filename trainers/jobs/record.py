@@ -2,7 +2,8 @@
 
 The training thread only appends to a queue. Another thread writes to the database about once a second. While
 the database is locked or gone it appends to a file in the run folder, and brings that in when the database is
-back. What is still in the file when the run ends is brought in by the next run there, the worker or the dashboard.
+back. What is still in the file when the run ends is brought in by the next run there, the worker or the
+dashboard.
 """
 
 from __future__ import annotations
