@@ -39,6 +39,15 @@ def _encode(path, frames, fps=30, codec="libx264", *, times=None, rotation=0, co
     return path
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _runs_folder(tmp_path_factory):
+    """Runs that tests start report to a database of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FFN_RUNS", str(tmp_path_factory.mktemp("runs")))
+        patch.delenv("FFN_DATABASE_URL", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def encode():
     return _encode

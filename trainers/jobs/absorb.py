@@ -47,7 +47,7 @@ def _find(session: Session, job_id: int | None, out: str) -> Job | None:
 
 
 def _begin(
-    session: Session, job: Job | None, *, time: str, columns: dict, owner: dict, given: list | None, **_
+    session: Session, job: Job | None, /, *, time: str, columns: dict, owner: dict, given: list | None, **_
 ) -> Job:
     """A process starts to train: a job the worker launched, one of this folder before, or a new one."""
     when = datetime.fromisoformat(time)
@@ -70,7 +70,7 @@ def _begin(
     return job
 
 
-def _rewind(session: Session, job: Job, *, step: int, **_) -> None:
+def _rewind(session: Session, job: Job, /, *, step: int, **_) -> None:
     """The run goes on after ``step``: what an earlier process measured beyond it was not saved."""
     session.execute(delete(Metric).where(Metric.job_id == job.id, Metric.step > step))
 
@@ -78,6 +78,7 @@ def _rewind(session: Session, job: Job, *, step: int, **_) -> None:
 def _metrics(
     session: Session,
     job: Job,
+    /,
     *,
     time: str,
     rows: list,
@@ -97,7 +98,7 @@ def _metrics(
         job.best = best if job.best is None else max(best, job.best)
 
 
-def _alive(session: Session, job: Job, *, time: str, **_) -> None:
+def _alive(session: Session, job: Job, /, *, time: str, **_) -> None:
     """The process lives; a job that was taken for lost (its database was away) runs again."""
     when = datetime.fromisoformat(time)
     if _late(job, when):
@@ -107,7 +108,9 @@ def _alive(session: Session, job: Job, *, time: str, **_) -> None:
     job.heartbeat = when
 
 
-def _over(session: Session, job: Job, *, time: str, state: str, note: str, requeued: bool = False, **_) -> None:
+def _over(
+    session: Session, job: Job, /, *, time: str, state: str, note: str, requeued: bool = False, **_
+) -> None:
     """The process is about to end: succeeded, failed with ``note``, or stopped on request."""
     when = datetime.fromisoformat(time)
     if _late(job, when):
