@@ -108,7 +108,7 @@ def test_a_stubborn_run_leaves_no_process(store, runs, tmp_path):
     assert len(family) == 4  # one in its group, one in another session, one that left its parent
     store.cancel(job.id)
     tick_until(worker, lambda: store.get(job.id).state == "cancelled")
-    assert not any(process.is_running() for process in family)
+    assert processes.survivors(family, 0) == []
 
 
 def test_what_a_killed_run_leaves_is_ended_too(store, runs, tmp_path):
@@ -118,7 +118,7 @@ def test_what_a_killed_run_leaves_is_ended_too(store, runs, tmp_path):
     family = processes.family(store.get(job.id), store.url)
     os.kill(store.get(job.id).pid, signal.SIGKILL)
     tick_until(worker, lambda: store.get(job.id).state == "failed")
-    assert not any(process.is_running() for process in family)
+    assert processes.survivors(family, 0) == []
 
 
 def test_the_next_worker_finds_the_jobs_again(store, runs, tmp_path):

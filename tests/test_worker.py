@@ -75,7 +75,7 @@ def test_a_job_outlives_its_worker_and_stops_under_the_next(store, tmp_path):
         store.cancel(job.id)
         wait_for(lambda: store.get(job.id).state == "cancelled", "the stop")
         stopped = store.get(job.id)
-        wait_for(lambda: not any(process.is_running() for process in family), "the end of its processes", 20)
+        assert processes.survivors(family, 20) == []
         assert saved_epochs(job) == stopped.epoch >= 2 and stopped.best > 0 and stopped.error is None
         second.terminate()
         assert second.wait(20) == 0

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,13 @@ class Store:
     def events(self, job_id: int) -> list[Event]:
         return self._all(select(Event).where(Event.job_id == job_id).order_by(Event.id))
 
+    def asked_to_stop(self, job: Job) -> datetime | None:
+        """When a worker, this one or one before it, asked the running job to stop; None if none has yet."""
+        query = select(func.min(Event.time)).where(Event.job_id == job.id, Event.kind == "signal")
+        if job.started:
+            query = query.where(Event.time >= job.started)
+        return self._all(query)[0]
+
     def series(
         self, job_id: int, names: Collection[str] = (), points: int = 500
     ) -> dict[tuple[str, int], list[tuple[int, float]]]:
@@ -208,10 +216,11 @@ class Store:
     def cancel(self, job_id: int) -> None:
         """Take a job from the queue, or ask its owner to stop it; a job that is over stays as it is."""
         with self.changing() as session:
-            waiting = _move(session, job_id, ("queued",), "cancelled", finished=now(), cluster_job=None)
-            if waiting:
+            job = session.get(Job, job_id)
+            on_cluster = job is not None and job.cluster_job is not None
+            if not on_cluster and _move(session, job_id, ("queued",), "cancelled", finished=now()):
                 session.add(Event(job_id=job_id, kind="cancelled", text="taken from the queue"))
-            elif _move(session, job_id, ("running",), "stopping"):
+            elif _move(session, job_id, ("queued", "running"), "stopping"):
                 session.add(Event(job_id=job_id, kind="stop", text="asked to save and stop"))
 
     def resume(self, job_id: int) -> None:
@@ -288,6 +297,13 @@ class Store:
                 return None
             session.refresh(job)
             return job
+
+    def claim_submission(self, job_id: int) -> bool:
+        """Take a queued job to submit it to its cluster; False if another worker has."""
+        where = (Job.id == job_id, Job.state == "queued", Job.cluster_job.is_(None))
+        with self.changing() as session:
+            taken = update(Job).where(*where).values(cluster_job="", heartbeat=now()).returning(Job.id)
+            return session.execute(taken).first() is not None
 
     def move(self, job_id: int, states: Iterable[str], to: str, note: str = "", **values) -> bool:
         """Move a job from one of ``states`` to another, with an event; False if it was in none of them."""

@@ -15,13 +15,14 @@ import psutil
 
 from trainers.jobs import launch, processes
 from trainers.jobs.absorb import LOST, send_all_kept, send_kept
+from trainers.jobs.judge import judge
+from trainers.jobs.slurm import Slurm
 from trainers.jobs.store import Store
 from trainers.jobs.tables import ALIVE, FINISHED, Job, now
 
 HEARTBEAT = 5.0
 ENDING, LAUNCHING = 3.0, 30.0  # seconds in which another worker of this host may still see to a job
 SILENT = timedelta(minutes=5)  # a job on another host whose heartbeat is older is lost
-SAVED = 75  # exit code of a run that was stopped and has saved its state
 
 
 class Supervisor:
@@ -36,8 +37,8 @@ class Supervisor:
     def __init__(self, store: Store, gpus: Sequence = (), cpu_jobs: int = 1, grace: float = 60.0):
         self.store, self.gpus, self.cpu_jobs, self.grace = store, gpus, cpu_jobs, grace
         self.host = socket.gethostname()
+        self._slurm = Slurm(store, grace)
         self._children: dict[int, subprocess.Popen] = {}
-        self._asked: dict[int, float] = {}
         self._missing: dict[int, float] = {}
         self._beat_at = 0.0
 
@@ -58,6 +59,7 @@ class Supervisor:
             self._lose_silent()
             send_all_kept(self.store)
         self._start_next()
+        self._slurm.tick()
 
     # --- starting
 
@@ -73,7 +75,7 @@ class Supervisor:
 
     def _start(self, job: Job) -> None:
         before = processes.family(job, self.store.url)  # of the run it resumes, which may be about to end
-        processes.kill(psutil.wait_procs(before, timeout=10)[1])
+        processes.kill(processes.survivors(before, 10))
         if child := self._children.pop(job.id, None):
             child.wait()
         try:
@@ -107,7 +109,6 @@ class Supervisor:
         """The owner of a job has ended: nothing of it may go on, and its state is how it ended."""
         processes.kill(processes.family(job, self.store.url))
         send_kept(self.store, Path(job.out), job.id)
-        self._asked.pop(job.id, None)
         job = self.store.get(job.id)
         if job.state in ALIVE:
             state, why = judge(job, code)
@@ -125,36 +126,12 @@ class Supervisor:
 
     def _stop(self, job: Job) -> None:
         """Ask once; when the grace is over, end every process of the job."""
-        asked, owner = self._asked_at(job), processes.find(job.pid, job.pid_started)
+        asked, owner = self.store.asked_to_stop(job), processes.find(job.pid, job.pid_started)
         if asked is None and owner:
-            self._asked[job.id] = time.time()
             self.store.note(job.id, "signal", f"SIGTERM, {self.grace:g} s to save")
             # To the owner alone: torchrun passes it on, and a run takes a second one as "at once".
             with contextlib.suppress(psutil.Error):
                 owner.send_signal(signal.SIGTERM)
-        elif asked and time.time() - asked > self.grace:
+        elif asked and now() - asked > timedelta(seconds=self.grace):
             self.store.note(job.id, "signal", "SIGKILL to all its processes", once=True)
             processes.kill(processes.family(job, self.store.url))
-
-    def _asked_at(self, job: Job) -> float | None:
-        """When this process or a worker before it asked the job to stop."""
-        if job.id not in self._asked:
-            times = [event.time for event in self.store.events(job.id) if event.kind == "signal"]
-            if times and (job.started is None or times[-1] >= job.started):
-                self._asked[job.id] = times[-1].timestamp()
-        return self._asked.get(job.id)
-
-
-def judge(job: Job, code: int | None) -> tuple[str, str]:
-    """The final state of a job that did not report one, and why; ``code`` None: nobody knows how it ended."""
-    if code == 0:
-        return "succeeded", ""
-    if job.state == "stopping" or code == SAVED:
-        return "cancelled", "stopped" if code == SAVED else "stopped before it saved; it resumes further back"
-    if code is None:
-        results = Path(job.out) / "results.json"
-        done = job.started and results.exists() and results.stat().st_mtime > job.started.timestamp()
-        return ("succeeded", "") if done else ("failed", LOST)
-    if code < 0:
-        return "failed", f"killed by {signal.Signals(-code).name}; resume it to go on from its last checkpoint"
-    return "failed", launch.last_line(job) or f"ended with exit code {code}"
