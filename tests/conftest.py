@@ -116,3 +116,11 @@ def database(request, tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/runs/jobs.db" if sqlite else request.getfixturevalue("postgres")()
     monkeypatch.setenv("FFN_DATABASE_URL", url)
     return url
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """A real one-node SLURM that sbatch and the others find."""
+    with services.slurm() as configuration, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", configuration)
+        yield

@@ -1,4 +1,4 @@
-"""Throw-away servers for tests: a real PostgreSQL cluster and a real SLURM of one node, in temporary folders."""
+"""Throw-away servers for tests, in temporary folders: a real PostgreSQL cluster, a real SLURM of one node."""
 
 import glob
 import os

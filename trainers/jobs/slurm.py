@@ -1,8 +1,8 @@
 """Jobs on a SLURM cluster, through submitit: the same states, log, stop and resume as on this machine.
 
-A job is submitted once, and requeued when its time on the cluster is over: submitit gets SIGUSR2 a little before,
-the run SIGTERM, it saves, and goes on from there. ``FFN_SLURM`` holds what the cluster wants to know, as in
-``partition=gpu,time=1440,cpus_per_task=8`` (the names of sbatch's options; time in minutes).
+A job is submitted once, and requeued when its time on the cluster is over: submitit gets SIGUSR2 a little
+before, the run SIGTERM, it saves, and goes on from there. ``FFN_SLURM`` holds what the cluster wants to know:
+the names of sbatch's options, as in ``partition=gpu,time=1440,cpus_per_task=8``; the time in minutes.
 """
 
 from __future__ import annotations
@@ -187,13 +187,14 @@ def submit(job: Job) -> str:
     options = {"time": 24 * 60, "job_name": name_of(job), "nodes": job.nodes, "ntasks_per_node": 1}
     if job.devices:
         options["gpus_per_node"] = job.devices
-    for part in filter(None, os.environ.get("FFN_SLURM", "").split(",")):
-        name, _, value = part.strip().partition("=")
-        options[name] = int(value) if value.isdigit() else value
+    asked = dict(
+        part.strip().split("=", 1) for part in os.environ.get("FFN_SLURM", "").split(",") if part.strip()
+    )
+    options |= {name: int(asked.pop(name)) for name in ("time", "cpus_per_task") if name in asked}
     folder = Path(job.out) / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=100_000)
-    executor.update_parameters(**options)
+    executor.update_parameters(**options, additional_parameters=asked)
     environment = {"FFN_JOB_ID": str(job.id), "FFN_RUNS": str(runs_folder()), "FFN_REQUEUE": "1"}
     if not job.devices:
         environment["CUDA_VISIBLE_DEVICES"] = ""
