@@ -22,7 +22,7 @@ def store(slurm, tmp_path, monkeypatch):
     store.close()
 
 
-def tick_until(supervisor, condition, what, seconds=180):
+def tick_until(supervisor, condition, what, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen in time"

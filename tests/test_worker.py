@@ -49,7 +49,7 @@ def queue(store, tmp_path, name="a", epochs=LONG):
     return store.add(Config(out=tmp_path / "runs" / name, epochs=epochs, **SMALL))
 
 
-def wait_for(condition, what, seconds=150):
+def wait_for(condition, what, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen in time"

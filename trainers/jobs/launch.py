@@ -61,7 +61,7 @@ def last_line(job: Job) -> str:
     try:
         with open(Path(job.out) / LOG, "rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
-            lines = log.read().decode(errors="replace").replace("\r", "\n").split("\n")
+            lines = log.read().decode(errors="replace").replace("\0", "").replace("\r", "\n").split("\n")
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -106,7 +106,7 @@ class Recorder:
 
     def fail(self, error: str) -> None:
         """The run cannot go on; ``error`` is one sentence for people."""
-        self._over("failed", error)
+        self._over("failed", error.replace("\0", ""))
 
     def stopped(self, signal_number: int) -> None:
         """The run was asked to stop and has saved its state."""
@@ -131,6 +131,8 @@ class Recorder:
         self.close()
 
     def _put(self, kind: str, **values) -> None:
+        if self._folder is None and self._job_id is None:
+            return  # it failed before it began, and nobody has queued it
         self._queue.append({"kind": kind, "time": now().isoformat(), **values})
         if self._thread is None:
             self._closing.clear()

@@ -27,7 +27,8 @@ from trainers.jobs.tables import ALIVE, Job, now
 SAVING = 80.0  # seconds: the cluster kills 90 s after its SIGUSR2
 STUCK = timedelta(minutes=1)  # a submission that took longer has died with its worker
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING", "RESV_DEL_HOLD")
-RUNNING = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED", "RESIZING")
+RUNNING = ("RUNNING", "STOPPED", "SUSPENDED", "RESIZING")
+ENDING = ("COMPLETING", "STAGE_OUT", "SIGNALING")
 EVERY = 5.0
 
 
@@ -137,7 +138,7 @@ class Slurm:
             else:
                 self.store.move(job.id, ["queued"], "running", "on the cluster", started=now(), finished=None)
                 self.store.seen([job.id])
-        else:
+        elif state not in ENDING:
             self._over(job, state)
 
     def _stop(self, job: Job) -> None:

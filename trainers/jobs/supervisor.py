@@ -80,7 +80,7 @@ class Supervisor:
             child.wait()
         try:
             child = launch.start(job, self.store.url)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: an argument no process can have
             self.store.move(job.id, ALIVE, "failed", str(error), error=str(error))
             return
         self._children[job.id] = child
