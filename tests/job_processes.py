@@ -37,11 +37,11 @@ class FakeConfig:
     method: str = "ffn"
     recipe: str | None = None
 
-    def check(self):
-        pass
+    def resolved(self):
+        return self
 
     def to_json(self):
-        return json.dumps({"out": str(self.out), "epochs": self.epochs})
+        return json.dumps(vars(self), default=str)
 
     def command(self):
         return ["--out", str(self.out)]

@@ -4,9 +4,9 @@ import subprocess
 import time
 
 import pytest
-from test_worker import LONG, SMALL, saved_epochs
+from job_configs import SMALL, make_config
+from test_worker import LONG, saved_epochs
 
-from trainers.config import Config
 from trainers.jobs import slurm as cluster
 from trainers.jobs.store import Store
 from trainers.jobs.supervisor import Supervisor
@@ -32,7 +32,7 @@ def tick_until(supervisor, condition, what, seconds=300):
 
 @pytest.mark.slow
 def test_a_job_is_requeued_stopped_and_resumed(store, tmp_path):
-    job = store.add(Config(out=tmp_path / "runs" / "a", epochs=LONG, **SMALL), cluster="slurm")
+    job = store.add(make_config(tmp_path / "runs" / "a", epochs=LONG, **SMALL), cluster="slurm")
     worker = Supervisor(store, grace=60)
     tick_until(worker, lambda: store.get(job.id).epoch >= 1, "the first epoch")
     running = store.get(job.id)
@@ -59,13 +59,13 @@ def still_there(job):
 
 def test_how_jobs_end_on_the_cluster(store, tmp_path, monkeypatch):
     worker = Supervisor(store, grace=60)
-    wrong = store.add(Config(out=tmp_path / "runs" / "wrong", **SMALL | {"clips": 1}), cluster="slurm")
+    wrong = store.add(make_config(tmp_path / "runs" / "wrong", **SMALL | {"clips": 1}), cluster="slurm")
     monkeypatch.setenv("FFN_SLURM", "begin=now+1hour,partition=main")
-    waiting = store.add(Config(out=tmp_path / "runs" / "waiting", **SMALL), cluster="slurm")
+    waiting = store.add(make_config(tmp_path / "runs" / "waiting", **SMALL), cluster="slurm")
     tick_until(worker, lambda: store.get(waiting.id).cluster_job, "the submission")
     assert store.get(waiting.id).state == "queued"
     monkeypatch.setenv("FFN_SLURM", "partition=nowhere")
-    refused = store.add(Config(out=tmp_path / "runs" / "refused", **SMALL), cluster="slurm")
+    refused = store.add(make_config(tmp_path / "runs" / "refused", **SMALL), cluster="slurm")
     tick_until(worker, lambda: store.get(refused.id).state == "failed", "the refusal")
     assert "the cluster did not take the job" in store.get(refused.id).error
     assert "\n" not in store.get(refused.id).error and "nowhere" in store.get(refused.id).error

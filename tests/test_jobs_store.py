@@ -1,13 +1,14 @@
 """The job store, on SQLite and on PostgreSQL."""
 
 import itertools
+import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from job_configs import make_config
 from job_processes import claim_all, open_and_count
 
 from trainers.config import Config
@@ -16,6 +17,7 @@ from trainers.jobs.paths import confine
 from trainers.jobs.store import Store, save_metrics
 from trainers.jobs.tables import Base
 
+RECIPE = "tsm-ffn-ssv1"
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -27,7 +29,7 @@ def store(database):
 
 
 def config(tmp_path, name="a", **changes):
-    return Config(out=tmp_path / "runs" / name, **changes)
+    return make_config(tmp_path / "runs" / name, **changes)
 
 
 def rows(job, count, name="loss_ce", frames=16, epoch=1):
@@ -49,11 +51,11 @@ def test_several_processes_make_the_database_at_once(database):
 
 
 def test_what_is_stored_is_what_comes_back(store, tmp_path):
-    asked = config(tmp_path, frames=(4, 8), recipe="tsm-ssv1")
+    asked = config(tmp_path, frames=(4, 8), recipe=RECIPE)
     job = store.get(store.add(asked, devices=2).id)
     assert Config.from_json(job.config) == asked and job.config == asked.to_json()
     assert job.command == asked.command() and job.out == str(tmp_path / "runs" / "a")
-    assert (job.state, job.model, job.recipe, job.devices) == ("queued", "tsm_tiny", "tsm-ssv1", 2)
+    assert (job.state, job.model, job.recipe, job.devices) == ("queued", "tsm_tiny", RECIPE, 2)
     assert job.created.utcoffset().total_seconds() == 0 and job.given is None
     assert [event.kind for event in store.events(job.id)] == ["queued"]
     with pytest.raises(KeyError, match="no job 99"):
@@ -135,13 +137,15 @@ def test_cancel_resume_and_the_states_between(store, tmp_path):
 
 def test_a_clone_is_a_new_job(store, tmp_path):
     job = store.add(config(tmp_path, lr=0.01), devices=1)
-    copy = store.clone(job.id, replace(Config.from_json(job.config), out=tmp_path / "runs" / "b", epochs=3))
-    assert (copy.devices, copy.epochs, Config.from_json(copy.config).lr) == (1, 3, 0.01)
+    copy = store.clone(
+        job.id, make_config(**json.loads(job.config) | {"out": tmp_path / "runs" / "b", "epochs": 3})
+    )
+    assert (copy.devices, copy.epochs, json.loads(copy.config)["lr"]) == (1, 3, 0.01)
     assert store.events(copy.id)[0].text == "a copy of job 1"
 
 
 def test_deleting_takes_only_what_it_should(store, tmp_path):
-    inside, outside = store.add(config(tmp_path)), store.add(Config(out=tmp_path / "elsewhere"))
+    inside, outside = store.add(config(tmp_path)), store.add(make_config(tmp_path / "elsewhere"))
     with pytest.raises(ValueError, match="is queued; stop it before you delete it"):
         store.delete(inside.id)
     for job in (inside, outside):
@@ -160,7 +164,7 @@ def test_deleting_takes_only_what_it_should(store, tmp_path):
 
 
 def test_search_and_filters(store, tmp_path):
-    first = store.add(config(tmp_path, "100%_first", recipe="tsm-ssv1"))
+    first = store.add(config(tmp_path, "100%_first", recipe=RECIPE))
     second = store.add(config(tmp_path, "second", method="plain", frames=(8,)))
     store.claim("here")
     ids = lambda **query: [job.id for job in store.search(**query)]  # noqa: E731
@@ -173,7 +177,7 @@ def test_search_and_filters(store, tmp_path):
     store.cancel(second.id)
     store.archive(second.id)
     assert ids() == [first.id] and ids(archived=True) == [second.id] and ids(archived=None) == [2, 1]
-    assert store.values("method") == ["ffn", "plain"] and store.values("recipe") == ["tsm-ssv1"]
+    assert store.values("method") == ["ffn", "plain"] and store.values("recipe") == [RECIPE]
     assert store.count()["running"] == 1 and store.count()["cancelled"] == 0
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from job_configs import make_config
 
-from trainers.config import Config
 from trainers.jobs import launch, processes, supervisor
 from trainers.jobs.absorb import LOST
 from trainers.jobs.store import Store
@@ -54,7 +54,7 @@ def runs(monkeypatch):
 
 
 def queue(store, tmp_path, name="a", **options):
-    return store.add(Config(out=tmp_path / "runs" / name), **options)
+    return store.add(make_config(tmp_path / "runs" / name), **options)
 
 
 def tick_until(supervisor, condition, seconds=30):
@@ -192,7 +192,7 @@ def test_devices_are_shared_out(store, runs, tmp_path):
 def test_the_command_of_several_gpus_is_torchruns(store, tmp_path):
     job = queue(store, tmp_path, devices=2)
     assert launch.command(job)[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    assert launch.command(job)[-4:] == ["--out", job.out, "--resume", "auto"]
+    assert launch.command(job)[5:] == ["-m", "trainers.run", *job.command, "--resume", "auto"]
 
 
 @pytest.mark.parametrize("obstacle", ["a file where the folder should be", "a full disk"])

@@ -10,13 +10,11 @@ from contextlib import contextmanager
 import psutil
 import pytest
 import torch
+from job_configs import SMALL, make_config
 
-from trainers.config import Config
 from trainers.jobs import processes
 from trainers.jobs.store import Store
 
-SMALL = {"clips": 48, "val_clips": 21, "size": 32, "batch_size": 16, "frames": (2, 4), "workers": 1}
-SMALL |= {"device": "cpu", "precision": "fp32"}
 LONG = 200  # epochs: more than any test waits for
 
 
@@ -46,7 +44,7 @@ def worker(*options):
 
 
 def queue(store, tmp_path, name="a", epochs=LONG):
-    return store.add(Config(out=tmp_path / "runs" / name, epochs=epochs, **SMALL))
+    return store.add(make_config(tmp_path / "runs" / name, epochs=epochs, **SMALL))
 
 
 def wait_for(condition, what, seconds=300):
@@ -101,8 +99,8 @@ def test_killed_training_is_told_and_resumed(store, tmp_path):
 
 @pytest.mark.slow
 def test_two_workers_share_one_queue_and_a_killed_headless_run_is_found(store, tmp_path):
-    headless = [sys.executable, "-m", "trainers.run", "--out", str(tmp_path / "runs" / "headless")]
-    headless += [*Config(out=tmp_path, epochs=LONG, **SMALL).command()[2:]]
+    options = make_config(tmp_path / "runs" / "headless", epochs=LONG, **SMALL).command()
+    headless = [sys.executable, "-m", "trainers.run", *options]
     by_hand = subprocess.Popen(headless, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     jobs = [queue(store, tmp_path, name, epochs=1).id for name in "abc"]
     with worker("--cpu-jobs", "2"), worker("--cpu-jobs", "2"):

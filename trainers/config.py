@@ -84,6 +84,10 @@ class Config:
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, default=str)
 
+    def resolved(self) -> Config:
+        self.check()
+        return self
+
     def command(self) -> list[str]:
         """The arguments of ``python -m trainers.run``: what differs from the defaults."""
         given: list[str] = []

@@ -68,7 +68,8 @@ class Recorder:
         self._folder = Path(config.out).resolve()
         self._steps, self._began, self._due = steps_per_epoch, time.monotonic(), 0.0
         self._fresh, self._losses = True, {}
-        columns = described(config) | {"steps": config.epochs * steps_per_epoch}
+        columns = described(config)
+        columns["steps"] = columns["epochs"] * steps_per_epoch
         self._put("begin", columns=columns, owner=owner(), given=gpus_in_use())
 
     def step(self, epoch: int, step: int, losses: dict[str, float], lr: float) -> None:

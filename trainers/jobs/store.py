@@ -7,6 +7,7 @@ writers only one moves a job.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -190,7 +191,7 @@ class Store:
         Raises:
             ValueError: if the configuration cannot be, or its folder belongs to a job that is not over.
         """
-        config.check()
+        config = config.resolved()
         if devices < 0 or nodes < 1 or (nodes > 1 and (cluster == "local" or devices == 0)):
             raise ValueError(
                 f"{devices} GPUs on {nodes} nodes cannot be; several nodes need GPUs and a cluster"
@@ -343,16 +344,9 @@ class Store:
 def described(config: Config) -> dict:
     """The columns of a job that its configuration determines."""
     config = replace(config, out=Path(config.out).resolve())  # the worker may run in another folder
-    return {
-        "config": config.to_json(),
-        "command": config.command(),
-        "out": str(config.out),
-        "model": config.model,
-        "data": config.data,
-        "method": config.method,
-        "recipe": config.recipe,
-        "epochs": config.epochs,
-    }
+    text = config.to_json()
+    shown = {name: json.loads(text)[name] for name in ("model", "data", "method", "recipe", "epochs")}
+    return {"config": text, "command": config.command(), "out": str(config.out), **shown}
 
 
 def save_metrics(session: Session, rows: list[dict]) -> None:
