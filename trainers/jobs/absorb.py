@@ -120,8 +120,6 @@ def _over(
     job.state, job.error = state, note if state == "failed" else None
     if state in FINISHED:
         job.finished = when
-    if state == "succeeded":
-        job.epoch, job.step = job.epochs, job.steps
     session.add(Event(job_id=job.id, time=when, kind=state, text=note))
 
 
