@@ -61,7 +61,7 @@ SlurmdPort={ports[1]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={folder}/munge.socket,cred_expire=15
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -73,6 +73,7 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
+KillWait=2
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
@@ -124,7 +125,10 @@ def slurm():
             time.sleep(0.3)
         yield str(configuration)
     finally:
-        subprocess.run(["scancel", "--user=root"], env=env, capture_output=True, timeout=30, check=False)
+        _output(["scancel", "--user=root"], env)
+        deadline = time.monotonic() + 20
+        while _output(["squeue", "--noheader"], env) and time.monotonic() < deadline:
+            time.sleep(0.2)
         for server in reversed(servers):
             server.terminate()
         for server in servers:

@@ -60,6 +60,7 @@ def still_there(job):
 def test_how_jobs_end_on_the_cluster(store, tmp_path, monkeypatch):
     worker = Supervisor(store, grace=60)
     wrong = store.add(make_config(tmp_path / "runs" / "wrong", **SMALL | {"clips": 1}), cluster="slurm")
+    tick_until(worker, lambda: store.get(wrong.id).cluster_job, "the submission")
     monkeypatch.setenv("FFN_SLURM", "begin=now+1hour,partition=main")
     waiting = store.add(make_config(tmp_path / "runs" / "waiting", **SMALL), cluster="slurm")
     tick_until(worker, lambda: store.get(waiting.id).cluster_job, "the submission")
