@@ -151,14 +151,19 @@ def test_a_database_that_goes_away_is_caught_up_with(store, database, config):
     assert store.search()[0].state == "succeeded" and len(store.series(1)["loss_ce", 8]) == 2 * STEPS
 
 
-def test_a_database_that_stays_away_is_told_later(store, database, config):
+def run_unseen(store, database, config, over):
+    """A whole run while the database is away; ``over(recorder)`` ends it."""
     store.close()
     with away(database):
         recorder = Recorder(**QUICK)
         recorder.begin(config, STEPS)
         train(recorder)
-        recorder.end({})
-        assert (config.out / UNSENT).exists()
+        over(recorder)
+    assert (config.out / UNSENT).exists()
+
+
+def test_a_database_that_stays_away_is_told_later(store, database, config):
+    run_unseen(store, database, config, lambda recorder: recorder.end({}))
     with open(config.out / UNSENT, "a") as file:
         file.write('{"kind": "metr')  # killed as it wrote
     send_all_kept(store)
@@ -168,12 +173,7 @@ def test_a_database_that_stays_away_is_told_later(store, database, config):
 
 
 def test_what_arrives_late_changes_no_later_state(store, database, config):
-    store.close()
-    with away(database):
-        recorder = Recorder(**QUICK)
-        recorder.begin(config, STEPS)
-        train(recorder)
-        recorder.fail("out of memory")
+    run_unseen(store, database, config, lambda recorder: recorder.fail("out of memory"))
     kept = (config.out / UNSENT).read_bytes()
     again = Recorder(**QUICK)
     again.begin(config, STEPS)

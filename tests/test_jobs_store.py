@@ -114,7 +114,10 @@ def test_cancel_resume_and_the_states_between(store, tmp_path):
     assert store.claim("here").id == job.id
     store.cancel(job.id)
     store.cancel(job.id)  # asked twice: nothing new
-    assert store.get(job.id).state == "stopping"
+    stopping = store.get(job.id)
+    assert stopping.state == "stopping" and store.asked_to_stop(stopping) is None
+    assert [store.claim_stop(stopping, "SIGTERM") for _ in range(2)] == [True, False]
+    assert store.asked_to_stop(stopping) >= stopping.started
     assert store.move(job.id, ["stopping"], "cancelled", exit_code=75)
     assert not store.move(job.id, ["running", "stopping"], "failed")  # it is over already
     store.cancel(job.id)
@@ -128,7 +131,7 @@ def test_cancel_resume_and_the_states_between(store, tmp_path):
         None,
         False,
     )
-    assert [e.kind for e in store.events(job.id)] == ["queued", "stop", "cancelled", "queued"]
+    assert [e.kind for e in store.events(job.id)] == ["queued", "stop", "signal", "cancelled", "queued"]
     assert store.claim("here").id == job.id
     store.move(job.id, ["running"], "succeeded")
     with pytest.raises(ValueError, match="is succeeded"):

@@ -144,8 +144,8 @@ class Slurm:
     def _stop(self, job: Job) -> None:
         asked = self.store.asked_to_stop(job)
         if asked is None:
-            self.store.note(job.id, "signal", f"SIGTERM, {self.grace:g} s to save")
-            scancel(job, "--signal=TERM")
+            if self.store.claim_stop(job, f"SIGTERM, {self.grace:g} s to save"):
+                scancel(job, "--signal=TERM")
         elif now() - asked > timedelta(seconds=self.grace):
             scancel(job)
 

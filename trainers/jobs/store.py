@@ -121,10 +121,7 @@ class Store:
 
     def asked_to_stop(self, job: Job) -> datetime | None:
         """When a worker, this one or one before it, asked the running job to stop; None if none has yet."""
-        query = select(func.min(Event.time)).where(Event.job_id == job.id, Event.kind == "signal")
-        if job.started:
-            query = query.where(Event.time >= job.started)
-        return self._all(query)[0]
+        return self._all(_signalled(job))[0]
 
     def series(
         self, job_id: int, names: Collection[str] = (), points: int = 500
@@ -306,6 +303,15 @@ class Store:
             taken = update(Job).where(*where).values(cluster_job="", heartbeat=now()).returning(Job.id)
             return session.execute(taken).first() is not None
 
+    def claim_stop(self, job: Job, note: str) -> bool:
+        """Whether the caller is the first to ask the job to stop: a second signal would end it at once."""
+        with self.changing() as session:
+            self._lock(session)
+            first = session.scalar(_signalled(job)) is None
+            if first:
+                session.add(Event(job_id=job.id, kind="signal", text=note))
+        return first
+
     def move(self, job_id: int, states: Iterable[str], to: str, note: str = "", **values) -> bool:
         """Move a job from one of ``states`` to another, with an event; False if it was in none of them."""
         if to in FINISHED:
@@ -367,6 +373,11 @@ def _move(session: Session, job_id: int, states: Iterable[str], to: str, **value
     where = (Job.id == job_id, Job.state.in_(tuple(states)))
     changed = session.execute(update(Job).where(*where).values(state=to, **values).returning(Job.id))
     return changed.first() is not None
+
+
+def _signalled(job: Job) -> Select:
+    query = select(func.min(Event.time)).where(Event.job_id == job.id, Event.kind == "signal")
+    return query.where(Event.time >= job.started) if job.started else query
 
 
 def _check_folder_is_free(session: Session, out: str) -> None:

@@ -94,9 +94,9 @@ class Supervisor:
         if job.id in self._children or processes.find(job.pid, job.pid_started):
             self._missing.pop(job.id, None)
             return True
-        if survivors := processes.marked(job, self.store.url):  # its worker died before it noted the process
-            started = survivors[0].create_time()
-            self.store.set(job.id, pid=survivors[0].pid, pid_started=started)
+        if job.pid is None and (found := processes.marked(job, self.store.url)):
+            # Its worker died before it noted the process.
+            self.store.set(job.id, pid=found[0].pid, pid_started=found[0].create_time())
             return True
         # A moment for the worker that started it, who knows its exit code, or is about to start it.
         moment = LAUNCHING if job.pid is None else ENDING
@@ -127,8 +127,7 @@ class Supervisor:
     def _stop(self, job: Job) -> None:
         """Ask once; when the grace is over, end every process of the job."""
         asked, owner = self.store.asked_to_stop(job), processes.find(job.pid, job.pid_started)
-        if asked is None and owner:
-            self.store.note(job.id, "signal", f"SIGTERM, {self.grace:g} s to save")
+        if asked is None and owner and self.store.claim_stop(job, f"SIGTERM, {self.grace:g} s to save"):
             # To the owner alone: torchrun passes it on, and a run takes a second one as "at once".
             with contextlib.suppress(psutil.Error):
                 owner.send_signal(signal.SIGTERM)
