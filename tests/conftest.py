@@ -1,12 +1,15 @@
 """Shared fixtures: real encoded clips, and a browser."""
 
+import itertools
 import os
 import shutil
 from fractions import Fraction
 
 import av
 import numpy as np
+import psycopg
 import pytest
+import services
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -34,6 +37,15 @@ def _encode(path, frames, fps=30, codec="libx264", *, times=None, rotation=0, co
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _runs_folder(tmp_path_factory):
+    """Runs that tests start report to a database of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FFN_RUNS", str(tmp_path_factory.mktemp("runs")))
+        patch.delenv("FFN_DATABASE_URL", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +92,35 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=path, headless=True, args=QUIET)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """``postgres()``: the URL of a new, empty PostgreSQL database."""
+    with services.postgres() as url, psycopg.connect(url.format("postgres"), autocommit=True) as connection:
+        numbers = itertools.count()
+
+        def create():
+            name = f"jobs_{next(numbers)}"
+            connection.execute(f"CREATE DATABASE {name}")
+            return url.format(name)
+
+        yield create
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path, monkeypatch):
+    """The URL of an empty job database, on SQLite and on PostgreSQL; runs lie in ``tmp_path / "runs"``."""
+    monkeypatch.setenv("FFN_RUNS", str(tmp_path / "runs"))
+    sqlite = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path}/runs/jobs.db" if sqlite else request.getfixturevalue("postgres")()
+    monkeypatch.setenv("FFN_DATABASE_URL", url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """A real one-node SLURM that sbatch and the others find."""
+    with services.slurm() as configuration, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", configuration)
+        yield

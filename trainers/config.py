@@ -281,11 +281,14 @@ class Config:
         return default.with_fields(stored)
 
     def command(self) -> list[str]:
-        """The arguments of ``python -m trainers.run`` that ask for this run: what differs from the defaults."""
+        """The arguments of ``python -m trainers.run`` that ask for this run: what differs from the defaults.
+
+        Whether to resume is not among them.
+        """
         base = Config.from_recipe(self.recipe) if self.recipe else Config()
         default, arguments = base.flat(), ["--recipe", self.recipe] if self.recipe else []
         for name, value in self.flat().items():
-            if value == default[name]:
+            if value == default[name] or name == "resume":
                 continue
             flag = name.replace("_", "-")
             if isinstance(value, bool):

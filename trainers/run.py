@@ -20,6 +20,7 @@ from trainers import distributed, report
 from trainers.config import Config
 from trainers.data import create_source
 from trainers.evaluate import evaluate, sweep
+from trainers.jobs.record import Recorder
 from trainers.loop import Trainer, TrainingError
 from trainers.recipes import RECIPES
 from trainers.state import STOPPED, Stopped
@@ -27,7 +28,7 @@ from trainers.state import STOPPED, Stopped
 log = logging.getLogger("trainers")
 
 
-def run(config: Config) -> None:
+def run(config: Config, recorder: Recorder) -> None:
     """Train as ``config`` (resolved) says, from the start or OUT/last.pt on, then measure over frame counts."""
     dataset = config.dataset
     size = dataset.size or ffn.create_backbone(config.model, 2).spec.preprocess.size
@@ -35,7 +36,7 @@ def run(config: Config) -> None:
     options |= {"fold": dataset.fold, "max_bad": dataset.max_bad}
     train = create_source(dataset.data, "train", clips=dataset.clips, **options)
     val = create_source(dataset.data, "val", clips=dataset.val_clips, **options)
-    trainer = Trainer(config, train, val)
+    trainer = Trainer(config, train, val, recorder)
     if config.resume != "never":
         trainer.resume()
     elif distributed.is_main():
@@ -44,8 +45,12 @@ def run(config: Config) -> None:
     with _logging(config.out / "run.log"):
         for line in [*trainer.notes, *_skipped(train, "training"), *_skipped(val, "validation")]:
             log.info(line)
+        if distributed.is_main():
+            recorder.begin(replace(config, resume="never"), trainer.steps)
         trainer.fit()
         _measure(config, trainer, val)
+        if distributed.is_main():
+            recorder.end({})
 
 
 def _skipped(source, kind: str) -> list[str]:
@@ -133,16 +138,17 @@ def main(arguments: list[str]) -> int:
         return 0
     printing = "--print-config" in arguments
     arguments = [argument for argument in arguments if argument != "--print-config"]
-    out = Path(".")
+    out, recorder = Path("."), Recorder()
     try:
         config = parse(arguments)
         if printing:
             print(config.to_json())
             return 0
         out = config.out
-        run(config)
-    except Stopped:
+        run(config, recorder)
+    except Stopped as stopped:
         if distributed.is_main():
+            recorder.stopped(stopped.signal)
             print(
                 f"Stopped; nothing is lost. Go on with: python -m trainers.run --out {out} --resume auto",
                 file=sys.stderr,
@@ -150,6 +156,8 @@ def main(arguments: list[str]) -> int:
         return STOPPED
     except (ValueError, TrainingError, OSError) as error:
         print(f"trainers.run: {error}", file=sys.stderr)
+        if distributed.is_main():
+            recorder.fail(str(error))
         return 2
     except KeyboardInterrupt:
         return 130
