@@ -54,7 +54,7 @@ def evaluate(
     probabilities = {count: [] for count in counts}
     labels = []
     batches = test_batches(Clips(source, counts, preprocess), batch_size, workers)
-    for clips, batch_labels in tqdm(batches, bar, unit="batch", leave=False, disable=bar is None):
+    for clips, batch_labels, *_ in tqdm(batches, bar, unit="batch", leave=False, disable=bar is None):
         labels.append(batch_labels)
         for count, clip in clips.items():
             logits = model(preprocess.normalise(clip.to(device, non_blocking=True)))

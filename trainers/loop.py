@@ -107,8 +107,8 @@ class Trainer:
         title = f"epoch {progress.epoch + 1}/{config.epochs}"
         self.model.train()
         with tqdm(batches, title, self.steps, initial=progress.step, unit="step", leave=False) as bar:
-            for clips, labels in bar:
-                losses = self.step(stage.task, clips, labels)
+            for batch in bar:
+                losses = self.step(stage.task, batch.clips, batch.labels)
                 progress.step += 1
                 for name, value in losses.items():
                     progress.losses[name] = progress.losses.get(name, 0.0) + value
