@@ -89,14 +89,36 @@ class VideoFile:
             capture.release()
         return np.stack([found[i] for i in wanted])
 
+    def frames(self, short_side: int | None = None) -> Iterator[np.ndarray]:
+        """Every frame in order, scaled as in :meth:`read`, one in memory at a time.
+
+        Raises:
+            EndsEarly: after the last one, if the video ends long before it should.
+            VideoError: if a frame cannot be decoded.
+        """
+        count, capture = 0, _capture(self.path)
+        try:
+            while count < self.num_frames and capture.grab():
+                ok, frame = capture.retrieve()
+                if not ok:
+                    raise VideoError(f"{self.path.name} is damaged: frame {count} cannot be decoded")
+                yield _to_rgb(frame, short_side)
+                count += 1
+        finally:
+            capture.release()
+        self._check_end(count)
+
     def _short_read(self, found: dict[int, np.ndarray], wanted: list[int], end: int) -> np.ndarray:
         # Many healthy files hold a few frames fewer than they claim: the last one stands in.
-        if not found or end < 0.9 * self.num_frames - 2:
+        self._check_end(end if found else 0)
+        last = found[max(found)]
+        return np.stack([found.get(i, last) for i in wanted])
+
+    def _check_end(self, end: int) -> None:
+        if not end or end < 0.9 * self.num_frames - 2:
             raise EndsEarly(
                 f"{self.path.name} is damaged: only {end} of its {self.num_frames} frames can be decoded", end
             )
-        last = found[max(found)]
-        return np.stack([found.get(i, last) for i in wanted])
 
 
 @dataclass(frozen=True)

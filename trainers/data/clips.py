@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ffn import Preprocess
 from ffn.sampling import RULES
@@ -21,12 +21,13 @@ from trainers.data.augment import AUGMENTATIONS
 class Batch(NamedTuple):
     """Clips at every frame count, with the labels and the numbers in their source; all on the CPU.
 
-    In tests of several views or crops a clip fills as many rows, one after another. Clips that could not
-    be decoded have no row: ``failures`` names them and says why. Without any row ``clips`` is empty.
+    A test of V views and C crops gives V * C clips of each video, one after another: their mean prediction
+    counts. Clips that could not be decoded are left out: ``failures`` names them and says why. Without any
+    clip ``clips`` is empty.
     """
 
     clips: dict[int, Tensor]
-    """frame count T -> uint8 ``(B, T, size, size, 3)``"""
+    """frame count T -> uint8 RGB ``(B, T, size, size, 3)``, or ``(B * V * C, ...)``"""
     labels: Tensor
     """int64 ``(B,)``"""
     indices: Tensor
@@ -35,7 +36,7 @@ class Batch(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One video: T -> uint8 ``(rows, T, size, size, 3)``."""
+    """One video: T -> uint8 ``(V * C, T, size, size, 3)``."""
 
     clips: dict[int, Tensor]
     label: int
@@ -43,7 +44,7 @@ class Sample(NamedTuple):
 
 
 class Clips(Dataset):
-    """Samples of a source, one clip per frame count in ``counts``; keys are ``(index, repeat)``.
+    """Samples of a source, one clip per frame count in ``counts``; a key is ``index`` or ``(index, repeat)``.
 
     With ``epoch`` given, frames and augmentation (a name in ``AUGMENTATIONS``; mirrored too if ``flip``, or
     by default if the source says that a mirrored clip keeps its class) are drawn at random, seeded by (seed,
@@ -83,8 +84,8 @@ class Clips(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | str:
-        index, repeat = key
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample | str:
+        index, repeat = key if isinstance(key, tuple) else (key, 0)
         try:
             clips = self._test_clips(index) if self.epoch is None else self._train_clips(index, repeat)
         except (ValueError, OSError, cv2.error) as error:
@@ -125,19 +126,6 @@ def _sided(classes: Iterable[str]) -> str | None:
     return next((name for name in classes if any(side in name.lower() for side in sides)), None)
 
 
-class Keys(Sampler[tuple[int, int]]):
-    """The samples that one process takes, in order."""
-
-    def __init__(self, keys: Iterable[tuple[int, int]]):
-        self.keys = list(keys)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(self.keys)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-
 def steps_per_epoch(clips: int, batch_size: int, repeats: int = 1) -> int:
     """Full batches that so many training clips fill."""
     return clips * repeats // batch_size
@@ -162,12 +150,12 @@ def train_batches(
     order = np.random.default_rng((clips.seed, clips.epoch)).permutation(len(clips)).tolist()
     keys = [(index, repeat) for index in order for repeat in range(repeats)]
     keys = keys[first * batch_size : len(keys) // batch_size * batch_size]
-    return _loader(clips, batch_size // world, workers, Keys(keys[rank::world]))
+    return _loader(clips, batch_size // world, workers, keys[rank::world])
 
 
 def test_batches(clips: Clips, batch_size: int, workers: int, rank: int = 0, world: int = 1) -> DataLoader:
     """Every clip once over all processes, in the source's order; ``batch_size`` clips of this process at a time."""
-    return _loader(clips, batch_size, workers, Keys((i, 0) for i in range(rank, len(clips), world)))
+    return _loader(clips, batch_size, workers, range(rank, len(clips), world))
 
 
 def default_workers(device: torch.device) -> int:
@@ -176,7 +164,7 @@ def default_workers(device: torch.device) -> int:
     return min(8, cores) if device.type != "cpu" else max(1, cores // 2)
 
 
-def _loader(clips: Clips, batch_size: int, workers: int, keys: Keys) -> DataLoader:
+def _loader(clips: Clips, batch_size: int, workers: int, keys: Sequence) -> DataLoader:
     return DataLoader(
         clips,
         batch_size,
@@ -191,17 +179,14 @@ def _loader(clips: Clips, batch_size: int, workers: int, keys: Keys) -> DataLoad
 
 
 def _collate(samples: list[Sample | str]) -> Batch:
-    good = [sample for sample in samples if not isinstance(sample, str)]
-    rows = [len(next(iter(sample.clips.values()))) for sample in good]
-    labels, indices = (
-        torch.tensor(
-            [value for value, count in zip(values, rows, strict=True) for _ in range(count)], dtype=torch.long
-        )
-        for values in ([sample.label for sample in good], [sample.index for sample in good])
-    )
+    good = [sample for sample in samples if isinstance(sample, Sample)]
     counts = good[0].clips if good else ()
-    clips = {count: torch.cat([sample.clips[count] for sample in good]) for count in counts}
-    return Batch(clips, labels, indices, [sample for sample in samples if isinstance(sample, str)])
+    return Batch(
+        {count: torch.cat([sample.clips[count] for sample in good]) for count in counts},
+        torch.tensor([sample.label for sample in good], dtype=torch.int64),
+        torch.tensor([sample.index for sample in good], dtype=torch.int64),
+        [sample for sample in samples if isinstance(sample, str)],
+    )
 
 
 def _quiet(_worker: int) -> None:

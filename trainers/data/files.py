@@ -65,6 +65,7 @@ class Files:
     ):
         self.classes, self.entries, self.templates, self.flips = tuple(classes), list(entries), templates, flips
         self.skipped: list[str] = []
+        self.measured: dict[str, list] = {}
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -76,23 +77,24 @@ class Files:
         return self.entries[i].name
 
     def open(self, i: int) -> VideoFile | FrameFolder:
-        """Raises VideoError, with the clip's name and line in its list, for a clip that cannot be used."""
+        """Raises VideoError, which names the clip, for one that cannot be used."""
         entry = self.entries[i]
         try:
             if entry.path.is_dir():
                 return open_frames(entry.path, self.templates, entry.num_frames)
+            if not entry.path.exists():
+                raise VideoError(f"there is no video or frame folder {entry.path}: put it there, or unlist it")
+            if entry.name in self.measured:  # spares a pass over the file; what it says may be out of date,
+                return VideoFile(entry.path, *self.measured[entry.name])  # which reading it then tells
             return open_video(entry.path)
         except VideoError as error:
             raise VideoError(f"{error} ({entry.where})" if entry.where else str(error)) from error
 
-    def take(self, clips: int | None, split: str, seed: int) -> None:
-        """Keep ``clips`` of them, drawn at random but the same for the same seed; None keeps all."""
-        if clips is None:
-            return
-        if clips > len(self):
-            raise DataError(f"{split} has {len(self)} clips, not {clips}: ask for fewer")
-        chosen = np.random.default_rng(seed).choice(len(self), clips, replace=False)
-        self.entries = [self.entries[i] for i in sorted(chosen)]
+    def take(self, clips: int | None, seed: int) -> None:
+        """Keep at most ``clips`` of them, drawn at random but the same for the same seed; None keeps all."""
+        if clips is not None and clips < len(self):
+            chosen = np.random.default_rng(seed).choice(len(self), clips, replace=False)
+            self.entries = [self.entries[i] for i in sorted(chosen)]
 
     def skip_bad(self, root: Path, split: str, max_bad: float) -> None:
         """Leave out the clips that the report in ``root``, if there is one, found bad.
@@ -100,8 +102,8 @@ class Files:
         Raises:
             DataError: if they are more than the share ``max_bad``.
         """
-        bad = read_report(root / REPORT)
-        kept = [entry for entry in self.entries if entry.name not in bad]
+        report = read_report(root / REPORT)
+        bad, self.measured = report["bad"], report["videos"]
         self.skipped = [entry.name for entry in self.entries if entry.name in bad]
         if len(self.skipped) > max_bad * len(self.entries):
             first = self.skipped[0]
@@ -110,16 +112,19 @@ class Files:
                 f"{max_bad:g} you allow; {first}: {bad[first]} (all stand in {root / REPORT}): repair or remove "
                 "them and check again, or allow more with --max-bad"
             )
-        self.entries = kept
+        self.entries = [entry for entry in self.entries if entry.name not in bad]
+        if not self.entries:
+            raise DataError(f"{root} has no {split} clips that can be used: add some")
 
 
-def read_report(path: Path) -> dict[str, str]:
-    """The bad clips, name to reason, of the report at ``path``; none if nothing was checked."""
+def read_report(path: Path) -> dict[str, dict]:
+    """``bad``, clip to reason, and ``videos``, clip to (frames, fps, width, height); empty if none was made."""
     if not path.is_file():
-        return {}
+        return {"bad": {}, "videos": {}}
     try:
-        return dict(json.loads(path.read_text())["bad"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return {part: dict(report[part]) for part in ("bad", "videos")}
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is no report of trainers.check: check again, or remove it") from error
 
 

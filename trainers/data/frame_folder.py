@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,10 @@ class FrameFolder:
         if len(shapes) > 1:
             raise VideoError(f"the frames of {self.path} differ in size: extract them again")
         return np.stack([found[i] for i in wanted])
+
+    def frames(self, short_side: int | None = None) -> Iterator[np.ndarray]:
+        """Every frame in order, as stored; raises VideoError as :meth:`read` does."""
+        return map(self._frame, range(self.num_frames))
 
     def _frame(self, index: int) -> np.ndarray:
         path = self.path / self.template.format(index + 1)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainers.data.files import DataError, Entry, split_by_seed
-from trainers.data.folder import read_folder, split_path
+from trainers.data.folder import SPLIT_NAMES, read_folder, split_path
 
 TEMPLATES = ("{:05d}.jpg", "{:06d}.jpg", "image_{:05d}.jpg", "img_{:05d}.jpg")
 CLASS_FILE = "category.txt"
@@ -18,12 +18,12 @@ CLASS_FILE = "category.txt"
 class Layout:
     """Where a data set keeps what.
 
-    ``lists`` names a split's list, with ``{split}`` and ``{fold}`` to fill in; ``folders`` are those, besides
-    the data root, that its paths may start from; ``templates`` name a folder's frames; ``flips`` says
-    whether a mirrored clip keeps its class.
+    ``lists`` are what may follow a split's name in its list's; ``folders`` those, besides the data root, that
+    the list's paths may start from; ``templates`` name a folder's frames; ``flips`` says whether a mirrored
+    clip keeps its class.
     """
 
-    lists: tuple[str, ...] = ("{split}.txt", "{split}_videofolder.txt")
+    lists: tuple[str, ...] = (".txt", "_videofolder.txt")
     folders: tuple[str, ...] = ("frames", "videos")
     templates: tuple[str, ...] = TEMPLATES
     flips: bool = False
@@ -36,7 +36,7 @@ LAYOUTS = {
     "ssv1": Layout(templates=TEMPLATES[:1], folders=("frames", "20bn-something-something-v1")),
     "ssv2": Layout(templates=TEMPLATES[1:2], folders=("frames", "20bn-something-something-v2")),
     "kinetics": Layout(templates=TEMPLATES[2:], flips=True),
-    "hmdb51": Layout(("{split}{fold}.txt",), templates=TEMPLATES[2:3], flips=True),
+    "hmdb51": Layout(("{fold}.txt",), templates=TEMPLATES[2:3], flips=True),
 }
 
 
@@ -54,22 +54,16 @@ def read_clips(
         if not root.is_dir():
             raise DataError(f"{root} is no folder: --data-root names a folder of clips (or use --data csv)")
         return read_folder(root, split, val_share, seed)
-    expected = layout.lists[0].format(split=split, fold=fold)
-    raise DataError(f"{root} holds no {expected}: make the lists with python -m trainers.prepare")
+    ending = layout.lists[0].format(fold=fold)
+    raise DataError(f"{root} holds no {split}{ending}: make the lists with python -m trainers.prepare")
 
 
 def find_list(layout: Layout, root: Path, split: str, fold: int = 1) -> Path | None:
-    """The split's list in ``root``, if it is there."""
-    if not any("{fold}" in name for name in layout.lists) or fold in (1, 2, 3):
-        stems = (name.format(split="{}", fold=fold) for name in layout.lists)
-        return next((path for stem in stems for path in _split_files(root, split, stem)), None)
-    raise DataError(f"there are folds 1, 2 and 3, not {fold}")
-
-
-def _split_files(root: Path, split: str, pattern: str) -> Iterator[Path]:
-    head, tail = pattern.split("{}")
-    if (path := split_path(root, split, tail)) is not None and not head:
-        yield path
+    """The split's list in ``root``, by any of the split's names, if it is there."""
+    if fold not in (1, 2, 3):
+        raise DataError(f"there are folds 1, 2 and 3, not {fold}")
+    found = (split_path(root, split, ending.format(fold=fold)) for ending in layout.lists)
+    return next(filter(None, found), None)
 
 
 def read_categories(root: Path) -> list[str] | None:
@@ -97,7 +91,7 @@ def parse_line(line: str, where: str) -> tuple[str, int | None, int]:
     """
     head = line.rsplit(None, 2)
     if len(head) == 3 and head[1].isdigit() and head[2].lstrip("-").isdigit():
-        return head[0], int(head[1]), int(head[2])
+        return head[0].strip(), int(head[1]) or None, int(head[2])  # 0: count them
     tail = line.split(None, 2)
     if len(tail) == 3 and tail[0].isdigit() and tail[1].lstrip("-").isdigit():
         return tail[2].strip(), None, int(tail[1])
@@ -167,39 +161,35 @@ def _read_csv(root: Path, split: str, share: float, seed: int) -> tuple[Sequence
     ``root`` is a folder with ``train.csv`` and ``val.csv``, or with one ``.csv``, or that file itself.
     """
     folder = root if root.is_dir() else root.parent
-    path, train = ((split_path(folder, s, ".csv") if root.is_dir() else root) for s in (split, "train"))
-    if path is None or train is None:
-        tables = sorted(folder.glob("*.csv"))
-        if len(tables) != 1:
-            raise DataError(
-                f"{folder} needs a train.csv and a val.csv, or a single .csv, not {len(tables)} of them"
-            )
-        path = train = tables[0]
-    rows, own_split = _csv_rows(path), path != train
+    path, train, val = (_csv_file(root, name) for name in (split, "train", "val"))
     classes = read_categories(folder) or sorted({row["label"] for _, row in _csv_rows(train)})
-    entries = []
-    for number, row in rows:
-        where, label = f"{path.name} line {number}", row["label"]
-        if label not in classes:
-            raise DataError(f"{where}: {label!r} is no class ({', '.join(classes)}): correct it, or add it")
-        frames = row.get("num_frames") or None
-        if frames is not None and not frames.isdigit():
-            raise DataError(f"{where}: num_frames is {frames!r}: write a whole number, or leave it empty")
-        name = folder / row["path"]
-        entries.append(
-            (
-                row.get("split"),
-                Entry(_name(name, folder), name, classes.index(label), frames and int(frames), where),
-            )
-        )
-    chosen = [entry for _, entry in entries]
-    if path == train and any(name for name, _ in entries):
-        from trainers.data.folder import SPLIT_NAMES
+    rows = _csv_rows(path)
+    entries = [_csv_entry(folder, f"{path.name} line {number}", row, classes) for number, row in rows]
+    if train != val:
+        return classes, entries
+    if any(row.get("split") for _, row in rows):
+        names = SPLIT_NAMES[split]
+        return classes, [e for e, (_, row) in zip(entries, rows, strict=True) if row["split"] in names]
+    return classes, split_by_seed(entries, split, share, seed)
 
-        chosen = [entry for name, entry in entries if name in SPLIT_NAMES[split]]
-    elif not own_split and split_path(folder, "val", ".csv") is None:
-        chosen = split_by_seed(chosen, split, share, seed)
-    return classes, chosen
+
+def _csv_file(root: Path, split: str) -> Path:
+    if not root.is_dir():
+        return root
+    tables = sorted(root.glob("*.csv"))
+    path = split_path(root, split, ".csv") or (tables[0] if len(tables) == 1 else None)
+    if path is None:
+        raise DataError(f"{root} needs a {split}.csv, or a single .csv for both splits")
+    return path
+
+
+def _csv_entry(folder: Path, where: str, row: dict[str, str], classes: Sequence[str]) -> Entry:
+    path, label, frames = folder / row["path"], row["label"], row.get("num_frames") or "0"
+    if label not in classes:
+        raise DataError(f"{where}: {label!r} is no class ({', '.join(classes)}): correct or remove that line")
+    if not frames.isdigit():
+        raise DataError(f"{where}: num_frames is {frames!r}: write a whole number, or leave it empty")
+    return Entry(_name(path, folder), path, classes.index(label), int(frames) or None, where)
 
 
 def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
