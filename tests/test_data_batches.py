@@ -131,6 +131,8 @@ def test_views_and_crops():
     left, centre, right = batch.clips[2][:3, 0, 8, :, 1].float().mean(1).tolist()
     assert left < centre < right and centre == pytest.approx(19.5, abs=1)
     single = Clips(Gradients(), (2,), PREPROCESS)[0].clips[2]
-    assert torch.equal(single[0], batch.clips[2][1])  # the frames are all alike: the centre crop is the plain one
+    assert torch.equal(
+        single[0], batch.clips[2][1]
+    )  # the frames are all alike: the centre crop is the plain one
     with pytest.raises(ValueError, match="1 or 3 crops"):
         Clips(Gradients(), (2,), PREPROCESS, crops=2)

@@ -26,14 +26,19 @@ def something_v1(root, clip):
     write(root / "something-something-v1-validation.csv", "3;Moving a cup\n")
     for i in (1, 2, 3):
         jpegs(root / f"20bn-something-something-v1/{i}")
-    return ("Moving a cup", "Holding, a cup"), {1: ["20bn-something-something-v1/1", "20bn-something-something-v1/2"]}
+    return ("Moving a cup", "Holding, a cup"), {
+        1: ["20bn-something-something-v1/1", "20bn-something-something-v1/2"]
+    }
 
 
 def something_v2(root, clip):
     def items(*pairs):
         return json.dumps([{"id": i, "template": template} for i, template in pairs])
 
-    write(root / "labels/something-something-v2-labels.json", '{"Holding something": "1", "Moving something": "0"}')
+    write(
+        root / "labels/something-something-v2-labels.json",
+        '{"Holding something": "1", "Moving something": "0"}',
+    )
     write(
         root / "labels/something-something-v2-train.json",
         items(("1", "Moving [something]"), ("2", "Holding [something]")),
@@ -114,7 +119,9 @@ def test_folder(tmp_path, clip):  # noqa: F811
     place(clip, *(tmp_path / label / f"{i}.mp4" for label in "ab" for i in range(5)))
     before = names(source("folder", tmp_path, "val"))
     prepare("folder", tmp_path, workers=1)
-    assert names(source("folder", tmp_path, "val")) == before == names(source("folder", tmp_path, "val", seed=9))
+    assert (
+        names(source("folder", tmp_path, "val")) == before == names(source("folder", tmp_path, "val", seed=9))
+    )
     with pytest.raises(DataError, match="is there already and counts more than the folders"):
         prepare("folder", tmp_path, workers=1)
 

@@ -42,10 +42,13 @@ class FrameFolder:
 
     def _frame(self, index: int) -> np.ndarray:
         path = self.path / self.template.format(index + 1)
-        frame = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        try:
+            data = np.fromfile(path, np.uint8)
+        except FileNotFoundError:
+            raise VideoError(f"frame {path} is missing: extract the frames of this clip again") from None
+        frame = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
         if frame is None:
-            problem = "is damaged" if path.exists() else "is missing"
-            raise VideoError(f"frame {path} {problem}: extract the frames of this clip again")
+            raise VideoError(f"frame {path} is damaged: extract the frames of this clip again")
         return frame
 
 
