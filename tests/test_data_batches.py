@@ -121,7 +121,7 @@ def test_a_clip_that_cannot_be_read_is_left_out_by_name():
 def test_a_test_counts_every_clip_once_over_all_processes():
     clips = Clips(Gradients(), (2,), PREPROCESS)
     shares = [[i for batch in every_clip(clips, 3, 0, r, 3) for i in batch.indices.tolist()] for r in range(3)]
-    assert sorted(sum(shares, [])) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+    assert sorted(i for share in shares for i in share) == [0, 1, 2, 3, 4, 5, 6, 8, 9]
 
 
 def test_views_and_crops():

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_data_sources import FRAMES, clip, jpegs, names, place, source  # noqa: F401
+from datasets import FRAMES, jpegs, names, place, source
 
 from ffn import Preprocess
 from trainers.check import check
@@ -77,7 +77,7 @@ BUILD = {"ssv1": something_v1, "ssv2": something_v2, "kinetics": kinetics, "hmdb
 
 
 @pytest.mark.parametrize("data", BUILD)
-def test_from_annotations_to_a_batch(tmp_path, clip, data, capsys):  # noqa: F811
+def test_from_annotations_to_a_batch(tmp_path, clip, data, capsys):
     classes, folds = BUILD[data](tmp_path, clip)
     prepare(data, tmp_path, workers=1)
     assert ("not there and left out" in capsys.readouterr().out) is (data in ("ssv1", "kinetics"))
@@ -93,7 +93,7 @@ def test_from_annotations_to_a_batch(tmp_path, clip, data, capsys):  # noqa: F81
     assert sorted(batch.labels.tolist()) == [0, 1]
 
 
-def test_extracted_frames_equal_decoded_ones_and_a_rerun_goes_on(tmp_path, clip):  # noqa: F811
+def test_extracted_frames_equal_decoded_ones_and_a_rerun_goes_on(tmp_path, clip):
     something_v2(tmp_path, clip)
     place(clip, tmp_path / "20bn-something-something-v2/2.webm")
     (tmp_path / "20bn-something-something-v2/2.webm").write_bytes(clip.read_bytes()[:-300])
@@ -115,7 +115,7 @@ def test_extracted_frames_equal_decoded_ones_and_a_rerun_goes_on(tmp_path, clip)
     assert (folder / "000001.jpg").stat().st_mtime_ns == before
 
 
-def test_folder(tmp_path, clip):  # noqa: F811
+def test_folder(tmp_path, clip):
     place(clip, *(tmp_path / label / f"{i}.mp4" for label in "ab" for i in range(5)))
     before = names(source("folder", tmp_path, "val"))
     prepare("folder", tmp_path, workers=1)

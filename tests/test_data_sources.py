@@ -5,48 +5,20 @@ import shutil
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
+from datasets import FRAMES, jpegs, names, place, source
 from parity import SHARED
 
 from ffn import Preprocess
 from ffn.video import VideoError
 from trainers.check import check
-from trainers.data import create_source
 from trainers.data.clips import Clips
 from trainers.data.clips import test_batches as every_clip
 from trainers.data.files import DataError
 from trainers.data.layouts import parse_line
 
-FRAMES = 6
 ARID = SHARED / "data/arid6"
-
-
-@pytest.fixture(scope="session")
-def clip(tmp_path_factory, encode, numbered):
-    return encode(tmp_path_factory.mktemp("clip") / "a.mp4", numbered(FRAMES, 24, 32))
-
-
-def place(clip, *paths):
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(clip, path)
-
-
-def jpegs(folder, count=FRAMES, template="{:05d}.jpg"):
-    """Grey frames whose brightness is 20 + 4 x the frame's number from 0."""
-    folder.mkdir(parents=True)
-    for i in range(count):
-        cv2.imwrite(str(folder / template.format(i + 1)), np.full((24, 32, 3), 20 + 4 * i, np.uint8))
-
-
-def source(name, root, split="train", **options):
-    return create_source(name, split, root=root, size=16, **options)
-
-
-def names(source):
-    return [source.name(i) for i in range(len(source))]
 
 
 # ---------------------------------------------------------------- folders
@@ -154,17 +126,17 @@ def test_lines(line, expected):
 
 def test_mistakes_in_lists(tmp_path):
     lists(tmp_path, "c 6 0\nc 6 2\n")
-    with pytest.raises(DataError, match="train.txt line 2: the label 2 of c lies outside 0 to 1"):
+    with pytest.raises(DataError, match=r"train.txt line 2: the label 2 of c lies outside 0 to 1"):
         source("ssv1", tmp_path)
     lists(tmp_path, "c 6 0\nc six 1\n")
-    with pytest.raises(DataError, match="train.txt line 2 is 'c six 1': write it as 'path num_frames label'"):
+    with pytest.raises(DataError, match=r"train.txt line 2 is 'c six 1': write it as 'path num_frames label'"):
         source("ssv1", tmp_path)
     lists(tmp_path, "\n")
-    with pytest.raises(DataError, match="train.txt is empty"):
+    with pytest.raises(DataError, match=r"train.txt is empty"):
         source("ssv1", tmp_path)
     lists(tmp_path, "c 6 0\n")
     (tmp_path / "category.txt").unlink()
-    with pytest.raises(DataError, match="needs a category.txt"):
+    with pytest.raises(DataError, match=r"needs a category.txt"):
         source("ssv1", tmp_path)
 
 
@@ -214,7 +186,7 @@ def test_csv(tmp_path, clip):
     with pytest.raises(DataError, match=r"val.csv line 2: 'fly' is no class \(run\)"):
         source("csv", tmp_path, "val")
     (tmp_path / "train.csv").write_text("file,class\n2.mp4,run\n")
-    with pytest.raises(DataError, match="first line that names its columns: path,label"):
+    with pytest.raises(DataError, match=r"first line that names its columns: path,label"):
         source("csv", tmp_path)
 
 
@@ -237,7 +209,7 @@ def test_checked_clips_are_skipped_up_to_a_share(tmp_path, clip, encode, numbere
     assert train.skipped == ["train/a/1.mp4", "train/a/2.mp4"] and len(train) == 2
     assert train.open(0).num_frames == FRAMES  # as measured, without another pass over the file
     (tmp_path / "check.json").write_text("nonsense")
-    with pytest.raises(DataError, match="is no report of trainers.check"):
+    with pytest.raises(DataError, match=r"is no report of trainers.check"):
         source("folder", tmp_path)
 
 

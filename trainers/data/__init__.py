@@ -1,4 +1,4 @@
-"""The data sets by name. A new one is a line in ``LAYOUTS``, or a file here with a source and a line in ``SOURCES``.
+"""The data sets by name. A new one is a line in ``LAYOUTS``, or a file here with a source and in ``SOURCES``.
 
 A *source* is one split of a data set: ``classes`` (names), ``len()``, ``label(i)``, ``name(i)`` (for messages)
 and ``open(i)``, which returns a clip with ``num_frames``, ``fps`` and ``read(indices)`` (see

@@ -154,7 +154,7 @@ def train_batches(
 
 
 def test_batches(clips: Clips, batch_size: int, workers: int, rank: int = 0, world: int = 1) -> DataLoader:
-    """Every clip once over all processes, in the source's order; ``batch_size`` clips of this process at a time."""
+    """Every clip once over all processes, in the source's order, ``batch_size`` of them at a time."""
     return _loader(clips, batch_size, workers, range(rank, len(clips), world))
 
 

@@ -109,8 +109,8 @@ class Files:
             first = self.skipped[0]
             raise DataError(
                 f"{len(self.skipped)} of {len(self.entries)} {split} clips are bad, more than the share of "
-                f"{max_bad:g} you allow; {first}: {bad[first]} (all stand in {root / REPORT}): repair or remove "
-                "them and check again, or allow more with --max-bad"
+                f"{max_bad:g} you allow; {first}: {bad[first]} (all stand in {root / REPORT}): repair or "
+                "remove them and check again, or allow more with --max-bad"
             )
         self.entries = [entry for entry in self.entries if entry.name not in bad]
         if not self.entries:

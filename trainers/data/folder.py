@@ -1,4 +1,4 @@
-"""Data sets as people keep them: ``train/<class>/*.mp4`` and ``val/<class>/*.mp4``, or one folder of classes."""
+"""Clips as people keep them: ``train/<class>/*.mp4`` and ``val/<class>/*.mp4``, or one folder of classes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_folder(root: Path, split: str, share: float, seed: int) -> tuple[Sequen
     for name in class_names(val):
         if name not in classes:
             raise DataError(
-                f"{val / name} is no class of {train.name}/ ({', '.join(classes)}): rename or remove that folder"
+                f"{val / name} is no class of {train.name}/ ({', '.join(classes)}): rename or remove it"
             )
     return classes, _clips(root, train if split == "train" else val, classes, split == "val")
 

@@ -111,8 +111,8 @@ def _read_list(
         where = f"{path.name} line {number}"
         if not 0 <= label < len(classes):
             raise DataError(
-                f"{where}: the label {label} of {name} lies outside 0 to {len(classes) - 1}: correct it, or add "
-                f"its class to {CLASS_FILE}"
+                f"{where}: the label {label} of {name} lies outside 0 to {len(classes) - 1}: correct it, or "
+                f"add its class to {CLASS_FILE}"
             )
         entries.append(Entry(_name(base / name, root), base / name, label, frames, where))
     return classes, entries
