@@ -27,26 +27,29 @@ class Preprocess:
     bgr: bool = False
     sampling: str = "segment"
 
-    def crops(self, frames: np.ndarray, number: int = 1) -> Tensor:
-        """uint8 RGB frames ``(T, H, W, 3)`` -> uint8 ``(number, T, size, size, 3)``: the centre crop, or three
-        crops along the long side. Raises ValueError for another number."""
-        if number == 1:
-            return self.spatial(frames)[None]
-        if number != 3:
-            raise ValueError(f"a clip is cropped once or 3 times, not {number}")
-        x = self._resized(frames)
-        tall, wide = x.shape[-2:]
-        places = [((tall - self.size) * part // 2, (wide - self.size) * part // 2) for part in range(3)]
-        return torch.stack([tv.crop(x, *place, self.size, self.size) for place in places]).permute(
-            0, 1, 3, 4, 2
-        )
-
     def spatial(self, frames: np.ndarray) -> Tensor:
         """uint8 RGB frames ``(T, H, W, 3)`` -> uint8 ``(T, size, size, 3)``: resized and centre-cropped."""
         return tv.center_crop(self._resized(frames), [self.size, self.size]).permute(0, 2, 3, 1)
 
+    def spatial_crops(self, frames: np.ndarray, crops: int) -> Tensor:
+        """As :meth:`spatial`, cropped at ``crops`` places: uint8 ``(crops, T, size, size, 3)``.
+
+        One is the centre; three are both ends and the middle of the long side.
+        """
+        if crops == 1:
+            return self.spatial(frames)[None]
+        x = self._resized(frames)
+        height, width = x.shape[-2:]
+        parts = []
+        for i in range(crops):
+            top, left = (
+                (side - self.size) * (i if side == max(height, width) else (crops - 1) / 2) / (crops - 1)
+                for side in (height, width)
+            )
+            parts.append(tv.crop(x, round(top), round(left), self.size, self.size))
+        return torch.stack(parts).permute(0, 1, 3, 4, 2)
+
     def _resized(self, frames: np.ndarray) -> Tensor:
-        """uint8 ``(T, 3, H, W)``, its short side ``resize``."""
         x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
         return x if min(x.shape[-2:]) == self.resize else tv.resize(x, [self.resize], antialias=True)
 

@@ -48,14 +48,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video file that opened; frames are decoded when read, scaled to ``short_side`` pixels if larger."""
+    """A video file that opened; frames are decoded when read."""
 
     path: Path
     num_frames: int
     fps: float
     width: int
     height: int
-    short_side: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -64,8 +63,7 @@ class VideoFile:
     def read(self, indices: Iterable[int], short_side: int | None = None) -> np.ndarray:
         """Decode the frames ``indices`` (any order, repeats allowed) in one pass.
 
-        Frames whose short side exceeds ``short_side`` pixels (default: the file's own) are scaled down to it
-        while decoding.
+        Frames whose short side exceeds ``short_side`` pixels are scaled down to it while decoding.
 
         Raises:
             EndsEarly: if the video ends long before the last of them.
@@ -74,7 +72,6 @@ class VideoFile:
         wanted = list(indices)
         if wanted and not 0 <= min(wanted) <= max(wanted) < self.num_frames:
             raise IndexError(f"{self.path.name} has frames 0 to {self.num_frames - 1}, not {wanted}")
-        short_side = short_side or self.short_side
         found = {}
         capture = _capture(self.path)
         try:
@@ -92,16 +89,21 @@ class VideoFile:
             capture.release()
         return np.stack([found[i] for i in wanted])
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Every frame in order, one in memory at a time; raises VideoError as :meth:`read` does."""
-        capture, count = _capture(self.path), 0
+    def frames(self, short_side: int | None = None) -> Iterator[np.ndarray]:
+        """Every frame in order, scaled as in :meth:`read`, one in memory at a time.
+
+        Raises:
+            EndsEarly: after the last one, if the video ends long before it should.
+            VideoError: if a frame cannot be decoded.
+        """
+        count, capture = 0, _capture(self.path)
         try:
-            while capture.grab():
+            while count < self.num_frames and capture.grab():
                 ok, frame = capture.retrieve()
                 if not ok:
                     raise VideoError(f"{self.path.name} is damaged: frame {count} cannot be decoded")
+                yield _to_rgb(frame, short_side)
                 count += 1
-                yield _to_rgb(frame, self.short_side)
         finally:
             capture.release()
         self._check_end(count)
@@ -137,8 +139,8 @@ class LoadedClip:
         return self.frames[places]
 
 
-def open_video(path: str | Path, limits: Limits | None = None, short_side: int | None = None) -> VideoFile:
-    """Open a video file and check that it decodes; larger frames will be read at ``short_side`` pixels.
+def open_video(path: str | Path, limits: Limits | None = None) -> VideoFile:
+    """Open a video file and check that it decodes.
 
     ``fps`` is the mean rate; frames are counted, for headers only estimate or do not say.
 
@@ -166,7 +168,7 @@ def open_video(path: str | Path, limits: Limits | None = None, short_side: int |
             num_frames = 1 + sum(1 for _ in iter(capture.grab, False))
     finally:
         capture.release()
-    return VideoFile(path, num_frames, fps, width, height, short_side)
+    return VideoFile(path, num_frames, fps, width, height)
 
 
 def preload(video: VideoFile, counts: Iterable[int], rule: str, short_side: int | None = None) -> LoadedClip:

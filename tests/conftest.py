@@ -66,6 +66,12 @@ def numbered():
 
 
 @pytest.fixture(scope="session")
+def clip(tmp_path_factory, encode, numbered):
+    """A video file of 6 ``numbered`` frames of 32 x 24 pixels."""
+    return encode(tmp_path_factory.mktemp("clip") / "a.mp4", numbered(6, 24, 32))
+
+
+@pytest.fixture(scope="session")
 def audio_only():
     def write(path):
         with av.open(str(path), "w") as file:

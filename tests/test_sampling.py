@@ -33,7 +33,7 @@ def test_span_test(num_frames, count, expected):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("num_frames", "count"), [(100, 16), (33, 8), (16, 16), (5, 8), (1, 4)])
-def test_training_draws_stay_inside_and_ascend(rule, num_frames, count):  # dense ones go around the end
+def test_training_draws_stay_inside_and_ascend(rule, num_frames, count):
     rng = np.random.default_rng(0)
     for _ in range(50):
         drawn = RULES[rule].train(num_frames, count, rng)
@@ -49,21 +49,3 @@ def test_segment_training_takes_one_frame_of_each_segment():
 
 def test_a_video_shorter_than_the_clip_repeats_its_first_frame_in_training():
     assert RULES["segment"].train(5, 8, np.random.default_rng(0)) == [0] * 8
-
-
-@pytest.mark.parametrize(
-    ("num_frames", "view", "views", "expected"),
-    [
-        (164, 0, 1, [50, 66, 82, 98]),  # the window of 64 in the middle
-        (164, 0, 3, [0, 16, 32, 48]),
-        (164, 2, 3, [100, 116, 132, 148]),
-        (40, 0, 1, [0, 16, 32, 8]),  # shorter than the window: around the end
-    ],
-)
-def test_dense(num_frames, view, views, expected):
-    assert RULES["dense"].test(num_frames, 4, view, views) == expected
-
-
-def test_views_divide_a_segment():
-    assert [RULES["segment"].test(40, 2, view, 3) for view in range(3)] == [[5, 25], [10, 30], [15, 35]]
-    assert [RULES["span"].test(41, 2, view, 3) for view in range(3)] == [[5, 25], [10, 30], [15, 35]]

@@ -1,6 +1,6 @@
 """Decode every clip of a data set once: ``python -m trainers.check folder --data-root DIR``
 
-Writes DIR/check.json, which training reads: unreadable clips are left out, and named.
+Writes DIR/check.json, which training reads: it leaves out the clips that are unreadable, empty or too short.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,73 +19,89 @@ import tyro
 from tqdm import tqdm
 
 from ffn.checkpoint import write_atomically
-from ffn.video import VideoError
-from trainers.data.listing import READERS, REPORT, Videos
+from ffn.video import VideoError, VideoFile
+from trainers.data import create_source
+from trainers.data.files import REPORT, DataError, Files
+from trainers.data.layouts import LAYOUTS
+
+TINY = 16  # pixels: frames are decoded, not kept
 
 
-def examine(source: Videos, i: int) -> tuple[str, int, str | None]:
-    """Path of clip ``i``, its frames, and what is wrong with it, or None."""
+def examine(source: Files, min_frames: int, i: int) -> tuple[str, str | None, list | None]:
+    """Name of clip ``i``, what is wrong with it if anything, and a video's (frames, fps, width, height)."""
+    name = source.name(i)
     try:
         clip = source.open(i)
-        for _ in clip:
+        for _ in clip.frames(TINY):
             pass
-        return source.name(i), clip.num_frames, None
     except (VideoError, OSError, cv2.error) as error:
-        return source.name(i), 0, str(error)
+        return name, str(error), None
+    if clip.num_frames < min_frames:
+        return name, f"{clip.num_frames} frames are fewer than {min_frames}", None
+    video = [clip.num_frames, clip.fps, clip.width, clip.height] if isinstance(clip, VideoFile) else None
+    return name, None, video
 
 
-def check(name: str, root: Path, frames: int, fold: int, seed: int, workers: int) -> dict:
-    """The report on both splits: ``unreadable`` clips with reasons, ``short`` ones (below ``frames``) with
-    their lengths, and how many ``clips`` there are."""
-    report = {"data": name, "clips": 0, "unreadable": {}, "short": {}}
-    (root / REPORT).unlink(missing_ok=True)  # or those that it names would not be looked at again
+def check(data: str, root: Path, *, min_frames: int, fold: int, workers: int, out: Path | None = None) -> dict:
+    """Examine both splits of a data set and write the report to ``out``, by default where training reads it.
+
+    The report holds ``clips``, how many there are, ``bad``, name to reason, and ``videos``, name to (frames,
+    fps, width, height).
+
+    Raises:
+        ValueError: if the data set as a whole cannot be used.
+    """
+    report = {"data": data, "clips": 0, "bad": {}, "videos": {}}
     for split in ("train", "val"):
-        source = Videos(root, READERS[name](root, split, fold, seed), size=16)
+        source = create_source(data, split, root=root, size=TINY, fold=fold, use_report=False)
         report["clips"] += len(source)
-        with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            found = pool.map(examine, *_all(source), chunksize=8)
-            for path, length, reason in tqdm(found, split, len(source), unit="clip"):
-                if reason:
-                    report["unreadable"][path] = reason
-                elif length < frames:
-                    report["short"][path] = length
-    write_atomically(root / REPORT, lambda partial: partial.write_text(json.dumps(report, indent=2)))
+        examined = in_parallel(partial(examine, source, min_frames), range(len(source)), workers, split)
+        for name, reason, video in examined:
+            if reason:
+                report["bad"][name] = reason
+            elif video:
+                report["videos"][name] = video
+    folder = root if root.is_dir() else root.parent
+    text = json.dumps(report, indent=1)
+    write_atomically(out or folder / REPORT, lambda part: part.write_text(text, encoding="utf-8"))
     return report
 
 
-def _all(source: Videos) -> tuple[list[Videos], range]:
-    return [source] * len(source), range(len(source))
+def in_parallel(function: Callable, items: Iterable, workers: int | None, title: str) -> Iterator:
+    """``function`` of each item, in order, by processes of one thread each, under a progress bar."""
+    items, workers = list(items), workers or os.cpu_count() or 1
+    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        try:
+            yield from tqdm(pool.map(function, items, chunksize=8), title, len(items), unit="clip")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def main(
     data: Annotated[str, tyro.conf.Positional],
     data_root: Path,
-    frames: int = 16,
+    min_frames: int = 2,
     fold: int = 1,
-    seed: int = 0,
     workers: int | None = None,
+    out: Path | None = None,
 ) -> None:
-    """Decode every clip of a data set and write DATA_ROOT/check.json: what is unreadable, empty or short.
+    """Decode every clip of a data set once and report those that cannot be used.
 
     Args:
-        data: data set: folder, csv, ssv1, ssv2, kinetics or hmdb51.
-        data_root: its folder.
-        frames: clips with fewer frames are reported as short (they can be trained on: frames repeat).
-        fold: which of the data set's official splits.
-        seed: that training will use, where it draws the validation clips.
+        data: folder, csv, ssv1, ssv2, kinetics or hmdb51.
+        data_root: the data set's folder.
+        min_frames: shorter clips are too short.
+        fold: which of the official splits of HMDB51.
         workers: processes; default: one per core.
+        out: the report; default: check.json in the data set's folder, where training reads it.
     """
-    if data not in READERS:
-        raise ValueError(f"there is no data set on disk called {data!r}; choose one of {', '.join(READERS)}")
-    report = check(data, data_root, frames, fold, seed, workers or os.cpu_count() or 1)
-    for path, reason in report["unreadable"].items():
-        print(f"unreadable: {path}: {reason}")
-    for path, length in report["short"].items():
-        print(f"short: {path} has {length} frames, fewer than {frames}")
-    print(
-        f"{report['clips']} clips: {len(report['unreadable'])} unreadable (training leaves them out), "
-        f"{len(report['short'])} short; the report is {data_root / REPORT}"
-    )
+    if data not in LAYOUTS:
+        raise DataError(f"there is nothing to check in {data!r}; choose one of {', '.join(LAYOUTS)}")
+    report = check(data, data_root, min_frames=min_frames, fold=fold, workers=workers, out=out)
+    for name, reason in report["bad"].items():
+        print(f"bad: {name}: {reason}")
+    print(f"{len(report['bad'])} of {report['clips']} clips are bad; training leaves them out")
 
 
 if __name__ == "__main__":

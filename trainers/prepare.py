@@ -1,7 +1,7 @@
-"""Official annotations to list files: ``python -m trainers.prepare ssv2 --annotations DIR --data-root DIR``
+"""From official annotations to list files: ``python -m trainers.prepare ssv2 --data-root DIR``
 
-The data set's folder gets ``category.txt`` (a class per line) and ``train.txt`` and ``val.txt`` (``path
-num_frames label`` per line). Videos stay where they are, or become folders of JPEG frames with ``--extract``.
+Writes ``category.txt`` and a list of lines ``path num_frames label`` per split into DIR, and, with
+``--extract``, every video's frames into DIR/frames.
 """
 
 from __future__ import annotations
@@ -9,220 +9,267 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import tyro
-from tqdm import tqdm
 
 from ffn.checkpoint import write_atomically
 from ffn.video import VideoError, open_video
-from trainers.data.frame_folder import TEMPLATES, open_frames
-from trainers.data.listing import SUFFIXES, folders
+from trainers.check import in_parallel
+from trainers.data.files import VIDEO_SUFFIXES, DataError
+from trainers.data.folder import read_folder
+from trainers.data.frame_folder import open_frames
+from trainers.data.layouts import CLASS_FILE, LAYOUTS, find_list
 
-HEIGHT = 256  # pixels of an extracted frame's short side
+FRAMES = "frames"  # folder of extracted frames
 
 
-class Video(NamedTuple):
-    """One video of the official annotations: which list it goes to, its name without suffix, its class."""
+class Clip(NamedTuple):
+    """A clip as annotated: where it may lie, without suffix and relative to a folder, and its class."""
 
-    split: str
-    name: str
+    names: tuple[str, ...]
     label: str
 
 
-def ssv1(annotations: Path) -> Iterator[Video]:
-    """``something-something-v1-{train,validation}.csv``: ``id;label``. Videos are folders of frames already."""
-    for split, name in (("train", "train"), ("val", "validation")):
-        with _open(annotations / f"something-something-v1-{name}.csv") as file:
-            for row in csv.reader(file, delimiter=";"):
-                if row:
-                    yield Video(split, row[0], row[1])
+Splits = dict[str, list[Clip]]  # by the stem of the list: train, val, train1 ...
 
 
-def ssv2(annotations: Path) -> Iterator[Video]:
-    """``something-something-v2-{train,validation}.json``; classes are templates without their brackets."""
-    for split, name in (("train", "train"), ("val", "validation")):
-        with _open(annotations / f"something-something-v2-{name}.json") as file:
-            for entry in json.load(file):
-                yield Video(split, str(entry["id"]), re.sub(r"[\[\]]", "", entry["template"]))
+# ---------------------------------------------------------------- official annotations
 
 
-def kinetics(annotations: Path) -> Iterator[Video]:
-    """``train.csv`` and ``val.csv`` (``label,youtube_id,time_start,time_end,split``), also ``validate.csv``."""
-    for split, names in (("train", ("train",)), ("val", ("val", "validate"))):
-        path = next(
-            (p for n in names if (p := annotations / f"{n}.csv").exists()), annotations / f"{names[0]}.csv"
-        )
-        with _open(path) as file:
-            for row in csv.DictReader(file):
-                start, end = int(float(row["time_start"])), int(float(row["time_end"]))
-                yield Video(split, f"{row['youtube_id']}_{start:06d}_{end:06d}", row["label"])
+def ssv1(folder: Path) -> tuple[list[str], Splits]:
+    """something-something-v1-{labels,train,validation}.csv: a class per line, numbered in alphabetical order
+    as for the released checkpoints; ``id;class`` per line."""
+    name = "something-something-v1-{}.csv".format
+    classes = sorted(line.strip() for line in _text(folder, name("labels")).splitlines() if line.strip())
+    splits = {
+        split: [
+            Clip((i,), label) for i, label in csv.reader(_text(folder, name(file)).splitlines(), delimiter=";")
+        ]
+        for split, file in (("train", "train"), ("val", "validation"))
+    }
+    return classes, splits
 
 
-def hmdb51(annotations: Path, fold: int) -> Iterator[Video]:
-    """``<class>_test_split<fold>.txt``: ``name.avi 1`` trains, ``2`` validates, ``0`` is not used."""
-    paths = sorted(annotations.glob(f"*_test_split{fold}.txt"))
-    if not paths:
-        raise ValueError(
-            f"{annotations} holds no *_test_split{fold}.txt: give the folder of testTrainMulti_7030_splits"
-        )
-    for path in paths:
-        label = path.name.rsplit("_test_split", 1)[0]
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.split():
-                name, use = line.rsplit(maxsplit=1)
-                if use in ("1", "2"):
-                    yield Video("train" if use == "1" else "val", name.rsplit(".", 1)[0], label)
+def ssv2(folder: Path) -> tuple[list[str], Splits]:
+    """something-something-v2-{labels,train,validation}.json; a clip's class is its template less brackets."""
+    name = "something-something-v2-{}.json".format
+    numbers = json.loads(_text(folder, name("labels")))
+    splits = {
+        split: [
+            Clip((item["id"],), item["template"].replace("[", "").replace("]", ""))
+            for item in json.loads(_text(folder, name(file)))
+        ]
+        for split, file in (("train", "train"), ("val", "validation"))
+    }
+    return sorted(numbers, key=lambda label: int(numbers[label])), splits
 
 
-def _open(path: Path):
-    if not path.exists():
-        raise ValueError(f"there is no {path}: download the official annotations and give their folder")
-    return path.open(newline="", encoding="utf-8")
+def kinetics(folder: Path) -> tuple[list[str], Splits]:
+    """{train,val}.csv with the columns label,youtube_id,time_start,time_end,split."""
+    splits = {}
+    for split, file in (("train", "train.csv"), ("val", "val.csv")):
+        splits[split] = []
+        for row in csv.DictReader(_text(folder, file).splitlines()):
+            stem = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
+            homes = ("", f"{row['label']}/", f"{row['label'].replace(' ', '_')}/")
+            names = [f"{part}{home}{stem}" for part in ("", f"{split}/") for home in homes]
+            splits[split].append(Clip(tuple(names), row["label"]))
+    return sorted({clip.label for clip in splits["train"]}), splits
 
 
-# ---------------------------------------------------------------- files
+def hmdb51(folder: Path) -> tuple[list[str], Splits]:
+    """testTrainMulti_7030_splits/<class>_test_split{1,2,3}.txt: ``file.avi 1`` trains, 2 tests, 0 is unused."""
+    texts = _find(folder, "testTrainMulti_7030_splits")
+    ending = "_test_split1.txt"
+    classes = sorted(path.name.removesuffix(ending) for path in texts.glob(f"*{ending}"))
+    splits: Splits = {f"{split}{fold}": [] for fold in (1, 2, 3) for split in ("train", "val")}
+    for fold in (1, 2, 3):
+        for label in classes:
+            for line in _text(texts, f"{label}_test_split{fold}.txt").splitlines():
+                file, part = line.rsplit(None, 1) if line.strip() else ("", "0")
+                if part in ("1", "2"):
+                    stem = Path(file).stem
+                    clip = Clip((f"{label}/{stem}", stem), label)
+                    splits[f"{'train' if part == '1' else 'val'}{fold}"].append(clip)
+    return classes, splits
 
 
-def find(root: Path) -> dict[str, Path]:
-    """Videos and frame folders under ``root`` by name without suffix; a frame folder wins over its video."""
-    found = {}
-    for folder, folders_in, files in os.walk(root):
-        for name in files:
-            if Path(name).suffix.lower() in SUFFIXES:
-                found.setdefault(Path(name).stem, Path(folder) / name)
-        frames = [n for n in folders_in if any((Path(folder) / n / t.format(1)).exists() for t in TEMPLATES)]
-        found |= {name: Path(folder) / name for name in frames}
-        folders_in[:] = [n for n in folders_in if n not in frames and not n.startswith(".")]
-    return found
+def folder(root: Path) -> tuple[list[str], Splits]:
+    """train/<class>/*.mp4 and val/<class>/*.mp4, or one folder of classes, a fifth of which becomes val."""
+    if (path := find_list(LAYOUTS["folder"], root, "train")) is not None:
+        raise DataError(f"{path} is there already and counts more than the folders: remove it to make it anew")
+    splits: Splits = {}
+    for split in ("train", "val"):
+        classes, entries = read_folder(root, split, share=0.2, seed=0)
+        splits[split] = [Clip((entry.name,), classes[entry.label]) for entry in entries]
+    return list(classes), splits
 
 
-def extract(video: Path, folder: Path, height: int = HEIGHT) -> str | None:
-    """Write the frames of ``video`` as JPEGs into ``folder``, whole or not at all; what went wrong, or None."""
-    if folder.exists():
+READERS: dict[str, Callable[[Path], tuple[list[str], Splits]]] = {
+    "ssv1": ssv1,
+    "ssv2": ssv2,
+    "kinetics": kinetics,
+    "hmdb51": hmdb51,
+    "folder": folder,
+}
+
+
+def _find(folder: Path, name: str) -> Path:
+    candidates = [folder / name, folder / "annotations" / name, folder / "labels" / name]
+    path = next((path for path in candidates if path.exists()), None)
+    if path is None:
+        raise DataError(f"{folder} holds no {name}: download the official annotations into it")
+    return path
+
+
+def _text(folder: Path, name: str) -> str:
+    return _find(folder, name).read_text(encoding="utf-8-sig")
+
+
+# ---------------------------------------------------------------- clips on disk
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where a data set's clips lie, and what is made of them."""
+
+    root: Path
+    folders: tuple[str, ...]
+    templates: tuple[str, ...]
+    extract: bool
+    short_side: int
+
+    def find(self, clip: Clip) -> str | None:
+        """Path of the clip from the root: its frame folder if there is one, else its video file."""
+        for base in (*self.folders, ""):
+            for name in clip.names:
+                for suffix in ("", *sorted(VIDEO_SUFFIXES)):
+                    path = self.root / base / f"{name}{suffix}"
+                    if path.exists():
+                        return path.relative_to(self.root).as_posix()
         return None
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        for number, frame in enumerate(open_video(video, short_side=height), 1):
-            image = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
-            if not cv2.imwrite(str(partial / TEMPLATES[-1].format(number)), image):
-                return f"cannot write to {partial}: is the disk full?"
-        partial.rename(folder)
-    except (VideoError, OSError, cv2.error) as error:
-        return str(error)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return None
+
+    def measure(self, name: str) -> tuple[str, int, str | None]:
+        """Path and number of frames of the clip ``name``, extracted if asked for, and why it cannot be used.
+
+        An unreadable clip stays listed, with 0 frames, so that :mod:`trainers.check` names it.
+        """
+        path = self.root / name
+        try:
+            if path.is_dir():
+                return name, open_frames(path, self.templates).num_frames, None
+            if not self.extract:
+                return name, open_video(path).num_frames, None
+            folder = self._extracted(path)
+            return (
+                folder.relative_to(self.root).as_posix(),
+                open_frames(folder, self.templates).num_frames,
+                None,
+            )
+        except (VideoError, OSError, cv2.error) as error:
+            return name, 0, str(error)
+
+    def _extracted(self, path: Path) -> Path:
+        """The folder of the video's frames; complete once it has its name, so that a rerun goes on."""
+        target = self.root / FRAMES / path.relative_to(self.root).with_suffix("")
+        if target.is_dir():
+            return target
+        partial_folder = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        partial_folder.mkdir(parents=True)
+        for number, frame in enumerate(open_video(path).frames(self.short_side), 1):
+            file = partial_folder / self.templates[0].format(number)
+            if not cv2.imwrite(str(file), frame[..., ::-1]):
+                raise OSError(f"cannot write {file}: is the disk full?")
+        os.replace(partial_folder, target)
+        return target
 
 
-def prepare(videos: list[Video], root: Path, workers: int, number: int | str = "") -> list[str]:
-    """Write the list files of ``videos``, found under ``root``; a sentence for each that cannot be listed."""
-    classes = sorted({video.label for video in videos})
-    found, problems = find(root), []
-    known = [video for video in videos if video.name in found]
-    problems += [f"{video.name} is not under {root}" for video in videos if video.name not in found]
-    if not known:
-        raise ValueError(f"none of the {len(videos)} annotated videos is under {root}: put them there first")
-    lines = {"train": [], "val": []}
-    paths = [found[video.name] for video in known]
-    for video, path, length in zip(known, paths, _in_parallel(measure, paths, workers, "frames"), strict=True):
-        if isinstance(length, str):
-            problems.append(length)
-        else:
-            lines[video.split].append(f"{path.relative_to(root)} {length} {classes.index(video.label)}")
-    _write(root / "category.txt", classes)
-    for split, own in lines.items():
-        _write(root / f"{split}{number}.txt", own)
-    return problems
-
-
-def measure(path: Path) -> int | str:
-    """How many frames a video or frame folder has, or what is wrong with it."""
-    try:
-        return (open_frames(path) if path.is_dir() else open_video(path)).num_frames
-    except (VideoError, OSError, cv2.error) as error:
-        return str(error)
-
-
-def extract_all(root: Path, workers: int) -> list[str]:
-    """Make a frame folder beside each video under ``root`` (those there are kept); what went wrong."""
-    videos = [path for path in find(root).values() if path.is_file()]
-    folders_to_be = [path.with_suffix("") for path in videos]
-    outcomes = _in_parallel(extract, videos, workers, "extracting", folders_to_be)
-    return [problem for problem in outcomes if problem]
-
-
-def _in_parallel(work: Callable, paths: list[Path], workers: int, title: str, *more: list) -> list:
-    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        return list(tqdm(pool.map(work, paths, *more, chunksize=4), title, len(paths), unit="video"))
-
-
-def _write(path: Path, lines: list[str]) -> None:
-    write_atomically(path, lambda partial: partial.write_text("".join(f"{line}\n" for line in lines), "utf-8"))
-
-
-# ---------------------------------------------------------------- command line
-
-
-DATASETS = {"ssv1": ssv1, "ssv2": ssv2, "kinetics": kinetics, "hmdb51": hmdb51}
-
-
-def main(
-    data: Annotated[Literal["ssv1", "ssv2", "kinetics", "hmdb51", "folder"], tyro.conf.Positional],
+def prepare(
+    name: str,
     data_root: Path,
     annotations: Path | None = None,
-    fold: int = 1,
-    seed: int = 0,
     extract: bool = False,
+    short_side: int = 256,
     workers: int | None = None,
 ) -> None:
-    """Write the list files that training reads from a data set's official annotations.
-
-    DATA_ROOT holds the videos or frame folders, in any subfolders, and gets the lists.
-    Interrupted, it can be started again: frames that were extracted are kept.
+    """Write category.txt and the lists of a data set into its folder.
 
     Args:
-        data: data set; folder: <class>/<clip> or train/ and val/ with such folders (no annotations needed).
-        data_root: folder of the videos or frames.
-        annotations: folder of the official annotation files; default: DATA_ROOT.
-        fold: which official split (hmdb51); its lists are called train1.txt, val1.txt and so on.
-        seed: draws the clips that validate, where a folder has no split of its own.
-        extract: decode every video to a folder of JPEG frames first: larger, and faster to train from.
+        data_root: the data set's folder, which holds the videos or frame folders.
+        annotations: folder of the official annotations; default: the data set's own.
+        extract: write the frames of each video as JPEG files into DATA_ROOT/frames; run again to go on.
+        short_side: of extracted frames, in pixels; smaller ones keep their size.
         workers: processes; default: one per core.
     """
     if not data_root.is_dir():
-        raise ValueError(f"there is no folder {data_root}: give the one that holds the videos with --data-root")
-    workers = workers or os.cpu_count() or 1
-    problems = extract_all(data_root, workers) if extract else []
-    if data == "folder":
-        for split in ("train", "val"):
-            listing = folders(data_root, split, fold, seed)
-            rows = [f'"{item.path}","{listing.classes[item.label]}"' for item in listing.items]
-            _write(data_root / f"{split}.csv", ["path,label", *rows])
-        wrote, reader = "train.csv and val.csv", "csv"
-    else:
-        options = {"fold": fold} if data == "hmdb51" else {}
-        number = fold if data == "hmdb51" else ""
-        videos = list(DATASETS[data](annotations or data_root, **options))
-        problems += prepare(videos, data_root, workers, number)
-        wrote, reader = f"category.txt, train{number}.txt and val{number}.txt", data
-    for problem in problems:
-        print(f"left out: {problem}")
-    print(f"{wrote} are in {data_root}; {len(problems)} videos left out. Train with: --data {reader}")
+        raise DataError(f"there is no folder {data_root}: --data-root names the one that holds the data set")
+    classes, splits = READERS[name](annotations or data_root)
+    layout = LAYOUTS[name]
+    storage = Storage(data_root, layout.folders, layout.templates, extract, short_side)
+    places = {clip: storage.find(clip) for clips in splits.values() for clip in clips}
+    found = sorted({place for place in places.values() if place})
+    if not found:
+        raise DataError(
+            f"{data_root} holds none of the clips, {next(iter(places)).names[0]} for one: put them there"
+        )
+    title = "extracting" if extract else "counting frames"
+    measured = {
+        place: result
+        for place, result in zip(found, in_parallel(storage.measure, found, workers, title), strict=True)
+    }
+    _write(data_root / CLASS_FILE, classes)
+    for stem, clips in splits.items():
+        _write(data_root / f"{stem}.txt", list(_lines(clips, classes, places, measured)))
+    _summarise(places, measured)
+
+
+def _lines(clips: Sequence[Clip], classes: list[str], places: dict, measured: dict) -> Iterator[str]:
+    numbers = {label: number for number, label in enumerate(classes)}
+    for clip in clips:
+        if clip.label not in numbers:
+            raise DataError(
+                f"{clip.names[0]} is annotated as {clip.label!r}, which is no class of the data set"
+            )
+        if places[clip]:
+            path, frames, _ = measured[places[clip]]
+            yield f"{path} {frames} {numbers[clip.label]}"
+
+
+def _write(path: Path, lines: Sequence[str]) -> None:
+    write_atomically(
+        path, lambda part: part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    )
+
+
+def _summarise(places: dict[Clip, str | None], measured: dict[str, tuple[str, int, str | None]]) -> None:
+    for place, (_, _, reason) in measured.items():
+        if reason:
+            print(f"unreadable: {place}: {reason}")
+    missing = [clip.names[0] for clip, place in places.items() if place is None]
+    if missing:
+        print(
+            f"{len(missing)} of {len(places)} annotated clips are not there and left out, {missing[0]} for one"
+        )
+    print(f"{len(measured)} clips listed; look at each of them once with python -m trainers.check")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    commands = {name: partial(prepare, name) for name in READERS}
+    tyro.extras.subcommand_cli_from_dict(commands, prog="python -m trainers.prepare", args=arguments)
 
 
 if __name__ == "__main__":
     try:
-        tyro.cli(main, prog="python -m trainers.prepare")
+        main()
     except (ValueError, OSError) as error:
         print(f"trainers.prepare: {error}", file=sys.stderr)
         sys.exit(2)

@@ -55,7 +55,7 @@ def run(config: Config, recorder: Recorder) -> None:
 
 def _skipped(source, kind: str) -> list[str]:
     skipped = getattr(source, "skipped", [])
-    return [f"{len(skipped)} {kind} clips left out, which trainers.check found unreadable"] if skipped else []
+    return [f"{len(skipped)} {kind} clips left out, which trainers.check found bad"] if skipped else []
 
 
 def _measure(config: Config, trainer: Trainer, val) -> None:

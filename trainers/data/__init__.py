@@ -1,56 +1,24 @@
-"""The data sets by name. A new one is a reader in :mod:`trainers.data.listing` (or a file here with a source
-class), and a line in ``SOURCES``.
+"""The data sets by name. A new one is a line in ``LAYOUTS``, or a file here with a source and in ``SOURCES``.
 
-A *source* is one split of a data set: ``classes`` (names), ``len()``, ``label(i)``, ``name(i)`` for messages
-and ``open(i)``, which returns a clip with ``num_frames``, ``fps`` and ``read(indices)`` (:mod:`ffn.video`).
+A *source* is one split of a data set: ``classes`` (names), ``len()``, ``label(i)``, ``name(i)`` (for messages)
+and ``open(i)``, which returns a clip with ``num_frames``, ``fps`` and ``read(indices)`` (see
+:mod:`ffn.video`). ``flips`` says whether a mirrored clip keeps its class, ``skipped`` names the clips that
+:mod:`trainers.check` found bad.
 """
 
 from __future__ import annotations
 
 import zlib
+from functools import partial
 from pathlib import Path
 
 from trainers.data.cached import Cached
-from trainers.data.listing import READERS, Videos
+from trainers.data.files import DataError, Files
+from trainers.data.layouts import LAYOUTS, Layout, read_clips
 from trainers.data.motion import Motion
 
 
-def create_source(
-    name: str,
-    split: str,
-    *,
-    size: int,
-    root: Path | None = None,
-    clips: int | None = None,
-    cache: Path | None = None,
-    seed: int = 0,
-    fold: int = 1,
-    max_bad: float = 1.0,
-):
-    """The ``train`` or ``val`` split of a data set.
-
-    Args:
-        size: side of the network's clips in pixels.
-        root: the data set's folder.
-        clips: at most so many clips; Motion renders as many as are asked for.
-        cache: folder that keeps rendered clips.
-        seed: draws the clips that validate where a folder has no split of its own.
-        fold: which of several official splits.
-        max_bad: share of clips that trainers.check may have found unreadable.
-
-    Raises:
-        ValueError: if no data set has that name, or its folder does not hold what it should.
-    """
-    if name not in SOURCES:
-        raise ValueError(f"there is no data set named {name!r}; choose one of {', '.join(SOURCES)}")
-    if name == "motion":
-        return _motion(split, size, clips, cache)
-    if root is None:
-        raise ValueError(f"data {name} needs the folder that it is in: add --data-root DIR")
-    return Videos(root, READERS[name](root, split, fold, seed), size, clips, max_bad)
-
-
-def _motion(split: str, size: int, clips: int | None, cache: Path | None):
+def motion(split: str, *, size: int, clips: int | None = None, cache: Path | None = None, **_):
     source = Motion(split, clips, size)
     if cache is None:
         return source
@@ -58,4 +26,51 @@ def _motion(split: str, size: int, clips: int | None, cache: Path | None):
     return Cached(source, cache, f"motion-{zlib.crc32(code):08x}-{split}")  # a new renderer, a new file
 
 
-SOURCES = ("motion", *READERS)
+def files(
+    layout: Layout,
+    split: str,
+    *,
+    root: Path | None,
+    clips: int | None = None,
+    cache: Path | None = None,
+    seed: int = 0,
+    fold: int = 1,
+    val_share: float = 0.2,
+    max_bad: float = 0.05,
+    use_report: bool = True,
+    **_,
+):
+    if root is None:
+        raise DataError("this data set lies in a folder of yours: name it with --data-root DIR")
+    if not root.exists():
+        raise DataError(f"there is no folder {root}: --data-root names the one that holds the data set")
+    if cache is not None:
+        raise DataError("a cache keeps clips that are rendered (motion); these are read from their files")
+    classes, entries = read_clips(layout, root, split, fold=fold, val_share=val_share, seed=seed)
+    source = Files(classes, entries, layout.templates, layout.flips)
+    if use_report:
+        source.skip_bad(root if root.is_dir() else root.parent, split, max_bad)
+    source.take(clips, seed)
+    return source
+
+
+SOURCES = {"motion": motion} | {name: partial(files, layout) for name, layout in LAYOUTS.items()}
+
+
+def create_source(name: str, split: str, **options):
+    """The ``train`` or ``val`` split of a data set.
+
+    Options: ``size``, side of the network's clips in pixels; ``root``, the data set's folder; ``clips``, at
+    most so many; ``cache``, a folder for rendered clips; ``seed`` of the split where none is
+    given, and of the ``clips`` taken; ``val_share``, held out in such a split; ``fold`` 1, 2 or 3 of HMDB51;
+    ``max_bad``, the share of clips found bad by :mod:`trainers.check` up to which they are just skipped;
+    ``use_report=False`` looks at no such report.
+
+    Raises:
+        ValueError: if there is no such data set or it cannot be used, in one sentence that names the fix.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"there is no data set named {name!r}; choose one of {', '.join(SOURCES)}")
+    if split not in ("train", "val"):
+        raise ValueError(f"split must be train or val, not {split!r}")
+    return SOURCES[name](split, **options)

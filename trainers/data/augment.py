@@ -1,70 +1,138 @@
-"""What training clips go through, by the names of the paper's recipes; a test clip is resized and cropped.
+"""How training clips are cropped and varied: the recipes of the networks' papers, as data.
 
-An augmentation takes uint8 frames ``(T, 3, H, W)``, all frames a sample needs, the side of the network's clips
-in pixels and a generator; it returns ``(T, 3, side, side)``, every frame treated alike. Where torchvision draws
-by itself, the caller seeds PyTorch.
+A crop is a *box* ``(top, left, height, width)`` of the decoded frames, which is then resized to the
+network's size: nothing outside the box is ever resized. All frames of a sample, at every frame count,
+get the same box, flip, colours and erased rectangle.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-CROP_SCALES = (1, 0.875, 0.75, 0.66)
-# Where TSM's code puts a crop, in quarters of the room that it has: (from the left, from the top).
-CROP_OFFSETS = ((0, 0), (4, 0), (0, 4), (4, 4), (2, 2), (0, 2), (4, 2), (2, 4), (2, 0))
-CROP_OFFSETS += ((1, 1), (3, 1), (1, 3), (3, 3))
-SHORT_SIDES = (1, 1.25)  # of 256 pixels in SlowFast's recipe
-SHORT_SIDE_CROP = 224 / 256
+from ffn import Preprocess
+
+Box = tuple[int, int, int, int]
+Draw = Callable[[np.random.Generator, int, int, int], Box]  # (rng, height, width, size) -> box
+
+SCALES = (1, 0.875, 0.75, 0.66)
+CORNERS = [
+    (0, 0),
+    (0, 4),
+    (4, 0),
+    (4, 4),
+    (2, 2),
+    (0, 2),
+    (2, 0),
+    (4, 2),
+    (2, 4),
+    (1, 1),
+    (1, 3),
+    (3, 1),
+    (3, 3),
+]
 
 
-def multiscale(frames: Tensor, side: int, rng: np.random.Generator) -> Tensor:
-    """TSM, TEA: a crop whose sides are one or two neighbouring scales of the short side, at a fixed offset."""
-    height, width = frames.shape[-2:]
-    pairs = [(a, b) for i, a in enumerate(CROP_SCALES) for j, b in enumerate(CROP_SCALES) if abs(i - j) <= 1]
-    tall, wide = (int(min(height, width) * scale) for scale in pairs[rng.integers(len(pairs))])
-    left, top = CROP_OFFSETS[rng.integers(len(CROP_OFFSETS))]
-    top, left = (height - tall) // 4 * top, (width - wide) // 4 * left
-    return tv.resized_crop(frames, top, left, tall, wide, [side, side], antialias=True)
+@dataclass(frozen=True)
+class Augment:
+    """One recipe of the training side."""
+
+    box: Draw | None = None
+    """draws the crop; None: resized and centre-cropped as in a test"""
+    randaugment: bool = False
+    """RandAugment, magnitude 7 of 10 with a deviation of 0.5, 4 operations each with probability 1/2"""
+    erase: float = 0.0
+    """probability that a rectangle is filled with noise"""
+
+    def __call__(
+        self, frames: np.ndarray, preprocess: Preprocess, rng: np.random.Generator, flip: bool
+    ) -> Tensor:
+        """uint8 RGB ``(T, H, W, 3)`` -> uint8 ``(T, size, size, 3)``, by draws from ``rng`` alone.
+
+        ``flip`` allows a mirrored clip, with probability 1/2.
+        """
+        if self.box is None:
+            clip = preprocess.spatial(frames)
+            return clip.flip(2) if flip and rng.random() < 0.5 else clip
+        size = preprocess.size
+        top, left, height, width = self.box(rng, *frames.shape[1:3], size)
+        mirrored = flip and rng.random() < 0.5
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's generator
+            torch.manual_seed(int(rng.integers(1 << 62)))
+            clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
+            if self.randaugment:
+                clip = _randaugment(clip)
+            clip = clip[:, :, top : top + height, left : left + width]
+            clip = tv.resize(clip, [size, size], antialias=True)
+            if mirrored:
+                clip = clip.flip(-1)
+            if torch.rand(()) < self.erase:
+                clip = _erase(clip, preprocess)
+        return clip.permute(0, 2, 3, 1).contiguous()
 
 
-def short_side(frames: Tensor, side: int, rng: np.random.Generator) -> Tensor:
-    """SlowFast: scaled to a random short side, then a random crop, smaller than a test clip as published."""
-    crop = round(side * SHORT_SIDE_CROP)
-    low, high = (round(side * scale) for scale in SHORT_SIDES)
-    frames = tv.resize(frames, [int(rng.integers(low, high + 1))], antialias=True)
-    top, left = (int(rng.integers(length - crop + 1)) for length in frames.shape[-2:])
-    return tv.crop(frames, top, left, crop, crop)
+def multiscale(rng: np.random.Generator, height: int, width: int, size: int) -> Box:
+    """TSM's: a share of the short side, sides at most one scale apart, at one of 13 fixed offsets."""
+    sides = [int(min(height, width) * scale) for scale in SCALES]
+    sides = [size if abs(side - size) < 3 else side for side in sides]
+    pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
+    h, w = pairs[rng.integers(len(pairs))]
+    h, w = min(h, height), min(w, width)
+    down, right = CORNERS[rng.integers(len(CORNERS))]
+    return down * ((height - h) // 4), right * ((width - w) // 4), h, w
 
 
-def randaugment(frames: Tensor, side: int, rng: np.random.Generator) -> Tensor:
-    """UniFormer: RandAugment (4 operations, magnitude 7 +- .5 of 10), a random resized crop, random erasing."""
-    magnitude = float(np.clip(rng.normal(7, 0.5), 0, 10))
-    bicubic = v2.InterpolationMode.BICUBIC
-    frames = v2.RandAugment(4, round(3 * magnitude), interpolation=bicubic)(frames)  # of 30 in torchvision
-    top, left, tall, wide = _random_box(*frames.shape[-2:], rng)
-    frames = tv.resized_crop(frames, top, left, tall, wide, [side, side], bicubic, antialias=True)
-    if rng.random() < 0.25:
-        top, left, tall, wide = _random_box(side, side, rng, (0.02, 1 / 3), (0.3, 10 / 3))
-        noise = rng.integers(0, 256, (frames.shape[0], 3, tall, wide), np.uint8)
-        frames[..., top : top + tall, left : left + wide] = frames.new_tensor(noise)
-    return frames
+def short_side(rng: np.random.Generator, height: int, width: int, size: int) -> Box:
+    """SlowFast's: the short side resized to 8/7 - 10/7 of the crop (256 - 320 for 224), cropped anywhere."""
+    side = max(1, round(min(height, width) / rng.uniform(8 / 7, 10 / 7)))
+    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    return int(top), int(left), side, side
 
 
-def _random_box(height, width, rng, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)) -> tuple[int, int, int, int]:
-    """Top, left, height, width: a share of the image's area of a random aspect ratio, where it fits."""
+def area(rng: np.random.Generator, height: int, width: int, size: int) -> Box:
+    """UniFormer's: 8 - 100 % of the frame, sides between 3:4 and 4:3, anywhere."""
     for _ in range(10):
-        share, ratio = rng.uniform(*area), math.exp(rng.uniform(*map(math.log, aspect)))
-        tall = round(math.sqrt(share * height * width / ratio))
-        wide = round(math.sqrt(share * height * width * ratio))
-        if 0 < tall <= height and 0 < wide <= width:
-            return int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1)), tall, wide
+        target = height * width * rng.uniform(0.08, 1)
+        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        h, w = round(np.sqrt(target / aspect)), round(np.sqrt(target * aspect))
+        if 0 < h <= height and 0 < w <= width:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
     side = min(height, width)
     return (height - side) // 2, (width - side) // 2, side, side
 
 
-AUGMENTATIONS = {"none": None, "multiscale": multiscale, "short_side": short_side, "randaugment": randaugment}
+AUGMENTATIONS = {
+    "none": Augment(),
+    "multiscale": Augment(multiscale),  # TSM, TEA
+    "short_side": Augment(short_side),  # SlowFast
+    "randaugment": Augment(area, randaugment=True, erase=0.25),  # UniFormer
+}
+
+
+def _randaugment(clip: Tensor) -> Tensor:
+    """The same operations on every frame of a uint8 clip ``(T, 3, H, W)``."""
+    for _ in range(4):
+        if torch.rand(()) < 0.5:
+            magnitude = (7 + 0.5 * torch.randn(()).item()) / 10 * 30
+            operation = v2.RandAugment(1, min(30, max(0, round(magnitude))), 31, tv.InterpolationMode.BILINEAR)
+            clip = operation(clip)
+    return clip
+
+
+def _erase(clip: Tensor, preprocess: Preprocess) -> Tensor:
+    """Fill one rectangle of every frame with noise that is standard normal once normalised."""
+    area = v2.RandomErasing(p=1).make_params([clip])
+    if area["v"] is None:
+        return clip
+    rows, columns = slice(area["i"], area["i"] + area["h"]), slice(area["j"], area["j"] + area["w"])
+    mean, std = (255 * torch.tensor(v)[:, None, None] for v in (preprocess.mean, preprocess.std))
+    clip = clip.clone()
+    noise = torch.randn_like(clip[:, :, rows, columns], dtype=torch.float32)
+    clip[:, :, rows, columns] = (noise * std + mean).clamp(0, 255).byte()
+    return clip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -15,31 +15,43 @@ from torch.utils.data import DataLoader, Dataset
 
 from ffn import Preprocess
 from ffn.sampling import RULES
-from ffn.video import VideoError
 from trainers.data.augment import AUGMENTATIONS
 
 
 class Batch(NamedTuple):
-    """Clips by frame count, uint8 (B, T, H, W, 3); class numbers and places in the source (B,); and, each in
-    one sentence, the clips that could not be read and are not among them.
+    """Clips at every frame count, with the labels and the numbers in their source; all on the CPU.
 
-    A test batch of V views and C crops holds V * C clips of each video, one after the other: (B * V * C, ...).
+    A test of V views and C crops gives V * C clips of each video, one after another: their mean prediction
+    counts. Clips that could not be decoded are left out: ``failures`` names them and says why. Without any
+    clip ``clips`` is empty.
     """
 
     clips: dict[int, Tensor]
+    """frame count T -> uint8 RGB ``(B, T, size, size, 3)``, or ``(B * V * C, ...)``"""
     labels: Tensor
+    """int64 ``(B,)``"""
     indices: Tensor
+    """int64 ``(B,)``"""
     failures: list[str]
 
 
+class Sample(NamedTuple):
+    """One video: T -> uint8 ``(V * C, T, size, size, 3)``."""
+
+    clips: dict[int, Tensor]
+    label: int
+    index: int
+
+
 class Clips(Dataset):
-    """Samples of a source: one clip per frame count in ``counts``, or the reason why there is none.
+    """Samples of a source, one clip per frame count in ``counts``; a key is ``index`` or ``(index, repeat)``.
 
-    With ``epoch`` given, frames are drawn at random and go through the augmentation ``augment``, seeded by
-    (seed, epoch, index, repeat): what a sample is never depends on the worker that makes it, nor on what was
-    drawn before. Without, frames are at test positions: ``views`` in time by ``crops`` (1 or 3) in space.
+    With ``epoch`` given, frames and augmentation (a name in ``AUGMENTATIONS``; mirrored too if ``flip``, or
+    by default if the source says that a mirrored clip keeps its class) are drawn at random, seeded by (seed,
+    epoch, index, repeat): what a sample is never depends on the worker or process that makes it. Without,
+    ``views`` clips at test positions, each cropped ``crops`` times (1: centre, 3: along the long side).
 
-    A key is an index of the source, or a pair of it and the number of its repetition in the epoch.
+    A clip that cannot be decoded gives, instead of a sample, a string that says so.
     """
 
     def __init__(
@@ -49,13 +61,24 @@ class Clips(Dataset):
         preprocess: Preprocess,
         seed: int = 0,
         epoch: int | None = None,
+        *,
         augment: str = "none",
-        flip: bool = False,
+        flip: bool | None = None,
         views: int = 1,
         crops: int = 1,
     ):
-        self.source, self.counts, self.preprocess = source, tuple(counts), preprocess
-        self.seed, self.epoch, self.augment, self.flip = seed, epoch, AUGMENTATIONS[augment], flip
+        if augment not in AUGMENTATIONS:
+            raise ValueError(f"there is no augmentation {augment!r}; choose one of {', '.join(AUGMENTATIONS)}")
+        if views < 1 or crops not in (1, 3):
+            raise ValueError(f"a test takes at least 1 view and 1 or 3 crops, not {views} and {crops}")
+        if flip and (sided := _sided(source.classes)):
+            raise ValueError(f"a mirrored clip of {sided!r} shows another class: leave flip off")
+        self.source = source
+        self.counts = tuple(counts)
+        self.preprocess = preprocess
+        self.seed, self.epoch = seed, epoch
+        self.augment = AUGMENTATIONS[augment]
+        self.flip = (augment != "none" and source.flips) if flip is None else flip
         self.views, self.crops = views, crops
 
     def __len__(self) -> int:
@@ -64,84 +87,75 @@ class Clips(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> Sample | str:
         index, repeat = key if isinstance(key, tuple) else (key, 0)
         try:
-            clips = self._test(index) if self.epoch is None else self._train(index, repeat)
-        except (VideoError, OSError, cv2.error) as error:
+            clips = self._test_clips(index) if self.epoch is None else self._train_clips(index, repeat)
+        except (ValueError, OSError, cv2.error) as error:
             return f"{self.source.name(index)}: {error}"
         return Sample(clips, self.source.label(index), index)
 
-    def _train(self, index: int, repeat: int) -> dict[int, Tensor]:
-        def rng(*what: int) -> np.random.Generator:
-            return np.random.default_rng((self.seed, self.epoch, index, *what, *[repeat] * bool(repeat)))
-
+    def _test_clips(self, index: int) -> dict[int, Tensor]:
         video, rule = self.source.open(index), RULES[self.preprocess.sampling]
-        chosen = {count: rule.train(video.num_frames, count, rng(count)) for count in self.counts}
-        return _each(chosen, video, lambda frames: self._augmented(frames, rng())[None])
+        chosen = {
+            count: [rule.test(video.num_frames, count, view, self.views) for view in range(self.views)]
+            for count in self.counts
+        }
+        frames, places = _read_once(video, chosen)
+        crops = self.preprocess.spatial_crops(frames, self.crops)  # (crops, frames, size, size, 3)
+        return {count: crops[:, rows].transpose(0, 1).flatten(0, 1) for count, rows in places.items()}
 
-    def _augmented(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
-        """uint8 ``(T, H, W, 3)`` -> ``(T, side, side, 3)``."""
-        if self.augment is None:
-            images = self.preprocess.spatial(frames)
-        else:
-            x = torch.from_numpy(frames).permute(0, 3, 1, 2)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(rng.integers(2**62)))  # for what torchvision draws by itself
-                images = self.augment(x, self.preprocess.size, rng).permute(0, 2, 3, 1)
-        return images.flip(2) if self.flip and rng.random() < 0.5 else images
-
-    def _test(self, index: int) -> dict[int, Tensor]:
+    def _train_clips(self, index: int, repeat: int) -> dict[int, Tensor]:
         video, rule = self.source.open(index), RULES[self.preprocess.sampling]
-        parts = []
-        for view in range(self.views):
-            chosen = {count: rule.test(video.num_frames, count, view, self.views) for count in self.counts}
-            parts.append(_each(chosen, video, lambda frames: self.preprocess.crops(frames, self.crops)))
-        return {count: torch.cat([part[count] for part in parts]) for count in self.counts}
+        draws = (self.seed, self.epoch, index, repeat)
+        chosen = {
+            count: [rule.train(video.num_frames, count, np.random.default_rng((*draws, count)))]
+            for count in self.counts
+        }
+        frames, places = _read_once(video, chosen)
+        images = self.augment(frames, self.preprocess, np.random.default_rng((*draws, 0)), self.flip)
+        return {count: images[rows] for count, rows in places.items()}
 
 
-class Sample(NamedTuple):
-    clips: dict[int, Tensor]
-    """T -> uint8 (K, T, H, W, 3): K views and crops of it"""
-    label: int
-    index: int
+def _read_once(video, chosen: dict[int, list[list[int]]]) -> tuple[np.ndarray, dict[int, Tensor]]:
+    """Each frame of ``chosen`` once, and where those of each frame count are among them."""
+    kept = sorted({i for rows in chosen.values() for row in rows for i in row})
+    return video.read(kept), {n: torch.from_numpy(np.searchsorted(kept, rows)) for n, rows in chosen.items()}
 
 
-def _each(chosen: dict[int, list[int]], video, prepare: Callable[[np.ndarray], Tensor]) -> dict[int, Tensor]:
-    """Decode and ``prepare`` each frame once; the clip (K, T, H, W, 3) of each frame count."""
-    kept, places = np.unique(np.concatenate(list(chosen.values())), return_inverse=True)
-    images = prepare(video.read(kept.tolist()))
-    parts = torch.from_numpy(places).split([len(indices) for indices in chosen.values()])
-    return {count: images[:, part] for count, part in zip(chosen, parts, strict=True)}
+def _sided(classes: Iterable[str]) -> str | None:
+    """The first class, if any, whose name tells left from right."""
+    sides = ("left", "right", "clockwise")
+    return next((name for name in classes if any(side in name.lower() for side in sides)), None)
 
 
-def _collate(samples: list[Sample | str]) -> Batch:
-    good = [sample for sample in samples if isinstance(sample, Sample)]
-    return Batch(
-        {
-            count: torch.cat([sample.clips[count] for sample in good])
-            for count in (good[0].clips if good else ())
-        },
-        torch.tensor([sample.label for sample in good], dtype=torch.int64),
-        torch.tensor([sample.index for sample in good], dtype=torch.int64),
-        [sample for sample in samples if isinstance(sample, str)],
-    )
+def steps_per_epoch(clips: int, batch_size: int, repeats: int = 1) -> int:
+    """Full batches that so many training clips fill."""
+    return clips * repeats // batch_size
 
 
 def train_batches(
     clips: Clips, batch_size: int, workers: int, first: int = 0, rank: int = 0, world: int = 1, repeats: int = 1
 ) -> DataLoader:
-    """The batches of one epoch, from batch ``first`` on, in an order that the seed and the epoch tell.
+    """The :class:`Batch` es of one epoch, from batch ``first`` on, in an order that seed and epoch decide.
 
-    ``batch_size`` counts the samples of all processes: ``rank`` of ``world`` takes every world-th of them, so
-    that the processes' batches together are the batch of one. Each video stands in a batch ``repeats`` times.
+    ``batch_size`` counts the samples of all ``world`` processes together; the process ``rank`` takes every
+    ``world``-th one. Each video stands ``repeats`` times in its batch, drawn anew each time.
+
+    Raises:
+        ValueError: if the batch cannot be shared out evenly.
     """
+    if batch_size % world or batch_size % repeats:
+        raise ValueError(
+            f"a batch of {batch_size} cannot be shared by {world} processes and {repeats} repeats of each "
+            "video: take a multiple of both"
+        )
     order = np.random.default_rng((clips.seed, clips.epoch)).permutation(len(clips)).tolist()
     keys = [(index, repeat) for index in order for repeat in range(repeats)]
     keys = keys[first * batch_size : len(keys) // batch_size * batch_size]
-    return _loader(clips, batch_size // world, workers, sampler=keys[rank::world], drop_last=True)
+    return _loader(clips, batch_size // world, workers, keys[rank::world])
 
 
 def test_batches(clips: Clips, batch_size: int, workers: int, rank: int = 0, world: int = 1) -> DataLoader:
-    """Every clip once over all processes, in the source's order."""
-    return _loader(clips, batch_size, workers, sampler=range(rank, len(clips), world))
+    """Every clip once over all processes, in the source's order, ``batch_size`` of them at a time."""
+    return _loader(clips, batch_size, workers, range(rank, len(clips), world))
 
 
 def default_workers(device: torch.device) -> int:
@@ -150,17 +164,28 @@ def default_workers(device: torch.device) -> int:
     return min(8, cores) if device.type != "cpu" else max(1, cores // 2)
 
 
-def _loader(clips: Clips, batch_size: int, workers: int, **how) -> DataLoader:
+def _loader(clips: Clips, batch_size: int, workers: int, keys: Sequence) -> DataLoader:
     return DataLoader(
         clips,
         batch_size,
+        sampler=keys,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_quiet,
         # Its own generator: the loader would draw from the global one, and a resumed run once more.
         generator=torch.Generator(),
-        **how,
+    )
+
+
+def _collate(samples: list[Sample | str]) -> Batch:
+    good = [sample for sample in samples if isinstance(sample, Sample)]
+    counts = good[0].clips if good else ()
+    return Batch(
+        {count: torch.cat([sample.clips[count] for sample in good]) for count in counts},
+        torch.tensor([sample.label for sample in good], dtype=torch.int64),
+        torch.tensor([sample.index for sample in good], dtype=torch.int64),
+        [sample for sample in samples if isinstance(sample, str)],
     )
 
 

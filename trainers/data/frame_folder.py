@@ -1,4 +1,4 @@
-"""A video as a folder of JPEG frames, numbered from 1."""
+"""A clip kept as a folder of JPEG frames, numbered from 1."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ import numpy as np
 
 from ffn.video import VideoError
 
-# Something-Something V1 and V2; Kinetics and HMDB51 as the released code reads them; TSM's own extraction.
-TEMPLATES = ("{:05d}.jpg", "{:06d}.jpg", "image_{:05d}.jpg", "img_{:05d}.jpg")
-
 
 @dataclass(frozen=True)
 class FrameFolder:
-    """Frames decode when read; see :mod:`ffn.video` for what a clip is."""
+    """A folder of frames, decoded when read; ``template`` formats a frame's number, from 1, to its name."""
 
     path: Path
     num_frames: int
@@ -25,43 +22,52 @@ class FrameFolder:
     fps: float = 30.0
 
     def read(self, indices: Iterable[int]) -> np.ndarray:
-        """uint8 RGB ``(len(indices), H, W, 3)``; frame ``i`` is the file numbered ``i + 1``.
+        """uint8 RGB ``(len(indices), H, W, 3)`` of the frames ``indices``, counted from 0.
 
         Raises:
-            VideoError: if a frame is missing or damaged, or frames differ in size.
+            VideoError: if a frame is missing, damaged or of another size than the rest.
         """
         wanted = list(indices)
-        frames = {i: self._read(i) for i in sorted(set(wanted))}
-        if len({frame.shape for frame in frames.values()}) > 1:
-            raise VideoError(f"{self.path} holds frames of different sizes: extract it again")
-        return np.stack([frames[i] for i in wanted])
+        if wanted and not 0 <= min(wanted) <= max(wanted) < self.num_frames:
+            raise IndexError(f"{self.path.name} has frames 0 to {self.num_frames - 1}, not {wanted}")
+        found = {index: self._frame(index) for index in sorted(set(wanted))}
+        shapes = {frame.shape for frame in found.values()}
+        if len(shapes) > 1:
+            raise VideoError(f"the frames of {self.path} differ in size: extract them again")
+        return np.stack([found[i] for i in wanted])
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Every frame in order; raises VideoError as :meth:`read` does."""
-        return map(self._read, range(self.num_frames))
+    def frames(self, short_side: int | None = None) -> Iterator[np.ndarray]:
+        """Every frame in order, as stored; raises VideoError as :meth:`read` does."""
+        return map(self._frame, range(self.num_frames))
 
-    def _read(self, index: int) -> np.ndarray:
+    def _frame(self, index: int) -> np.ndarray:
         path = self.path / self.template.format(index + 1)
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-        if image is None:
-            state = "is damaged" if path.exists() else f"is missing, one of {self.num_frames}"
-            raise VideoError(f"{path} {state}: extract the frames again or correct the list")
-        return image
+        try:
+            data = np.fromfile(path, np.uint8)
+        except FileNotFoundError:
+            raise VideoError(f"frame {path} is missing: extract the frames of this clip again") from None
+        frame = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+        if frame is None:
+            raise VideoError(f"frame {path} is damaged: extract the frames of this clip again")
+        return frame
 
 
-def open_frames(path: Path, num_frames: int | None = None) -> FrameFolder:
-    """The frames in folder ``path``; ``num_frames`` of them if given, else as many as there are.
+def open_frames(path: Path, templates: Iterable[str], num_frames: int | None = None) -> FrameFolder:
+    """The clip in the folder ``path``, named after whichever of ``templates`` its first frame fits.
+
+    Without ``num_frames`` the frames are counted.
 
     Raises:
-        VideoError: if the folder holds no frames named in a known way.
+        VideoError: if the folder is empty or its first frame is missing.
     """
-    for template in TEMPLATES:
+    for template in templates:
         if (path / template.format(1)).exists():
             if num_frames is None:
-                before, after = template.split("{:0")[0], ".jpg"
-                num_frames = sum(1 for _ in path.glob(f"{before}[0-9]*{after}"))
+                num_frames = sum(1 for _ in path.glob(f"*{Path(template).suffix}"))
             return FrameFolder(path, num_frames, template)
-    if not path.is_dir():
-        raise VideoError(f"there is no folder or video {path}")
-    names = ", ".join(template.format(1) for template in TEMPLATES)
-    raise VideoError(f"{path} holds no first frame: it should be called one of {names}")
+    if not any(path.iterdir()):
+        raise VideoError(f"the frame folder {path} is empty: extract the frames of this clip again")
+    first = " or ".join(template.format(1) for template in templates)
+    raise VideoError(
+        f"the frame folder {path} has no first frame {first}: extract the frames of this clip again"
+    )

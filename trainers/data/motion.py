@@ -65,6 +65,8 @@ class Motion:
     """
 
     classes = CLASSES
+    flips = False  # left and right are classes
+    skipped = ()
 
     def __init__(
         self, split: str, clips: int | None = None, size: int | tuple[int, int] = 64, num_frames: int = 32
@@ -92,8 +94,7 @@ class Motion:
         return i % len(CLASSES)
 
     def name(self, i: int) -> str:
-        """What messages call clip `i`."""
-        return f"motion {i}"
+        return f"{self.label(i)}-{self.first_seed + i}"
 
     def open(self, i: int) -> MotionClip:
         return MotionClip(self.label(i), self.first_seed + i, self.num_frames, self.height, self.width)
