@@ -28,6 +28,7 @@ from trainers import report
 from trainers.config import Config
 from trainers.data.clips import Batch
 from trainers.loop import Trainer
+from trainers.memory import keep_freed_memory
 from trainers.recipes import RECIPES
 
 
@@ -98,6 +99,7 @@ class _Noise:
 
 def measure(job: Job) -> Cost:
     """Time ``job.repeats`` steps, after one that is not timed. The memory is that of this whole process."""
+    keep_freed_memory()  # as trainers.run does
     source = _Noise(job.batch_size)
     trainer = Trainer(job.config, source, source)
     task = trainer.stages[-1].task
@@ -124,8 +126,8 @@ def measured_apart(job: Job) -> Cost:
             return pool.submit(measure, job).result()
         except BrokenProcessPool as error:
             raise ValueError(
-                f"a step of {job.model} in {job.precision} did not end: the process was killed, most likely for "
-                "its memory; try a smaller --batch-size or --size"
+                f"a step of {job.model} in {job.precision} did not end: the process was killed, most likely for its "
+                "memory; try a smaller --batch-size or --size"
             ) from error
 
 
@@ -134,9 +136,8 @@ def rows(costs: dict[Job, Cost]) -> Iterator[list[str]]:
     yield ["network", "precision", "step (s)", "released (s)", "ratio", "peak (GB)", "released (GB)", "ratio"]
     for job, cost in costs.items():
         released = RELEASED.get(job.model) if (job.batch_size, job.size) == (2, 224) else None
-        time_, memory = _beside(cost.seconds, released and released.seconds), _beside(
-            cost.gigabytes, released and released.gigabytes
-        )
+        time_ = _beside(cost.seconds, released and released.seconds)
+        memory = _beside(cost.gigabytes, released and released.gigabytes)
         yield [job.model, job.precision, *time_, *memory]
 
 

@@ -1,4 +1,4 @@
-"""Accuracy and cost of one or several checkpoints over frame counts: ``python -m trainers.evaluate CKPT ...``"""
+"""Accuracy and cost of checkpoints over frame counts: ``python -m trainers.evaluate CKPT ...``"""
 
 from __future__ import annotations
 
@@ -124,23 +124,24 @@ def evaluate(
     probabilities = {count: [torch.empty(0, model.spec.num_classes)] for count in counts}
     labels, indices = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     failures = []
-    clips = Clips(source, counts, preprocess, views=views, crops=crops)
+    several = {"views": views, "crops": crops} if views * crops > 1 else {}
+    clips = Clips(source, counts, preprocess, **several)
     batches = test_batches(clips, batch_size, workers, rank(), world())
     for batch in tqdm(batches, bar, unit="batch", leave=False, disable=bar is None or not is_main()):
         labels.append(batch.labels)
         indices.append(batch.indices)
         failures += batch.failures
         for count, clip in batch.clips.items():
-            probabilities[count].append(_predict(model, clip.to(device, non_blocking=True)).cpu())
+            clip = clip.to(device, non_blocking=True)
+            probabilities[count].append(_predict(model, clip, len(batch.labels)).cpu())
     own = torch.cat(indices), torch.cat(labels), {n: torch.cat(p) for n, p in probabilities.items()}, failures
     return _joined(gather(own))
 
 
-def _predict(model: nn.Module, clips: Tensor) -> Tensor:
-    """uint8 (B, T, H, W, 3), or with views (B, V, T, H, W, 3) -> mean probabilities (B, num_classes)."""
-    views = clips.unbind(1) if clips.dim() == 6 else [clips]  # one after the other: memory for one
-    normalise = model.spec.preprocess.normalise
-    return torch.stack([model(normalise(view)).float().softmax(1) for view in views]).mean(0)
+def _predict(model: nn.Module, clips: Tensor, videos: int) -> Tensor:
+    """uint8 (videos * views, T, H, W, 3), a video's views in a row -> mean probabilities (videos, num_classes)."""
+    logits = model(model.spec.preprocess.normalise(clips))
+    return logits.float().softmax(1).unflatten(0, (videos, -1)).mean(1)
 
 
 def _joined(shards: list[tuple[Tensor, Tensor, dict[int, Tensor], list[str]]]) -> Outcome:
@@ -266,7 +267,7 @@ def check_classes(model: nn.Module, name: str, classes: Iterable[str]) -> None:
 
 
 def measure_costs(model: nn.Module, counts: Iterable[int], views: int, device: torch.device) -> list[dict]:
-    """GFLOPs and latency (ms, deployed, median) of one video's ``views`` at each frame count, and parameters."""
+    """For each frame count: GFLOPs and latency (ms, deployed, median) of a video's ``views``; parameters."""
     predictor = ffn.Predictor(model, device)
     size = model.spec.preprocess.size
     rows = []

@@ -84,7 +84,8 @@ class Comparison:
             title = f"Cascade {counts} until a probability of {cascade.confidence:g}:"
             head = ["network", "top-1 (%)", "frames, mean", "GFLOPs, mean"]
             cells = [
-                [name, f"{c.top1:.1f}", f"{c.frames:.1f}", f"{c.gflops:.3g}"] for name, c in self.cascades.items()
+                [name, f"{c.top1:.1f}", f"{c.frames:.1f}", f"{c.gflops:.3g}"]
+                for name, c in self.cascades.items()
             ]
             tables.append(f"{title}\n\n" + table([head, *cells]))
         return tables
