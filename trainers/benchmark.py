@@ -119,15 +119,15 @@ def measured_apart(job: Job) -> Cost:
     """:func:`measure` in a process of its own.
 
     Raises:
-        ValueError: if the process is killed, which is how a machine runs out of memory.
+        ValueError: if there is not enough memory, or the process is killed, which often means the same.
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
             return pool.submit(measure, job).result()
-        except BrokenProcessPool as error:
+        except (BrokenProcessPool, MemoryError, torch.OutOfMemoryError) as error:
             raise ValueError(
-                f"a step of {job.model} in {job.precision} did not end: the process was killed, most likely for its "
-                "memory; try a smaller --batch-size or --size"
+                f"a step of {job.model} in {job.precision} needed more memory than there is, or was killed: "
+                "try a smaller --batch-size or --size"
             ) from error
 
 
@@ -145,6 +145,19 @@ def _beside(value: float, reference: float | None) -> tuple[str, str, str]:
     if reference is None:
         return f"{value:.2f}", "", ""
     return f"{value:.2f}", f"{reference:.1f}", f"{value / reference:.2f}"
+
+
+def loader_rows() -> list[list[str]]:
+    """What :func:`trainers.benchmark_loader.measure_loader` measures, as a table."""
+    from trainers.benchmark_loader import measure_loader
+
+    measured = measure_loader()
+    columns = list(measured[0])
+    return [columns, *([_cell(row[column]) for column in columns] for row in measured)]
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def main(
@@ -180,6 +193,8 @@ def main(
             costs[job] = measured_apart(job)
     print(f"{batch_size} videos of {size} pixels a step; {next(iter(costs.values())).machine}\n")
     print(report.table(list(rows(costs))))
+    if loader:
+        print(f"\nData loader:\n\n{report.table(loader_rows())}")
 
 
 if __name__ == "__main__":

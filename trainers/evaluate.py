@@ -139,7 +139,7 @@ def evaluate(
 
 
 def _predict(model: nn.Module, clips: Tensor, videos: int) -> Tensor:
-    """uint8 (videos * views, T, H, W, 3), a video's views in a row -> mean probabilities (videos, num_classes)."""
+    """uint8 (videos * views, T, H, W, 3), a video's views in a row -> probabilities (videos, num_classes)."""
     logits = model(model.spec.preprocess.normalise(clips))
     return logits.float().softmax(1).unflatten(0, (videos, -1)).mean(1)
 

@@ -56,7 +56,16 @@ def _shift(x: Tensor, frames: int, fetch: int, carry: int) -> Tensor:
     return out.flatten(0, 1)
 
 
-class BasicBlock(nn.Module):
+class _Block(nn.Module):
+    """What both kinds of residual block begin with."""
+
+    def _altered_shift(self, x: Tensor, frames: int) -> Tensor:
+        if self.training:  # the same, and what the gradient needs is x, which is in memory anyway
+            return temporal_shift(self.alteration(x), frames)
+        return self.alteration(temporal_shift(x, frames))
+
+
+class BasicBlock(_Block):
     expansion = 1
 
     def __init__(self, in_channels: int, width: int, stride: int):
@@ -69,13 +78,13 @@ class BasicBlock(nn.Module):
         self.downsample = _downsample(in_channels, width, stride)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        out = self.alteration(temporal_shift(x, frames))
+        out = self._altered_shift(x, frames)
         out = F.relu(self.bn1(self.conv1(out)), inplace=True)
         out = self.bn2(self.conv2(out))
         return F.relu(out + self.downsample(x), inplace=True)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(_Block):
     expansion = 4
 
     def __init__(self, in_channels: int, width: int, stride: int):
@@ -91,7 +100,7 @@ class Bottleneck(nn.Module):
         self.downsample = _downsample(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        out = self.alteration(temporal_shift(x, frames))
+        out = self._altered_shift(x, frames)
         out = F.relu(self.bn1(self.conv1(out)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
