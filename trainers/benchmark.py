@@ -28,7 +28,7 @@ from trainers import report
 from trainers.config import Config
 from trainers.data.clips import Batch
 from trainers.loop import Trainer
-from trainers.memory import keep_freed_memory
+from trainers.memory import use_huge_pages
 from trainers.recipes import RECIPES
 
 
@@ -99,7 +99,7 @@ class _Noise:
 
 def measure(job: Job) -> Cost:
     """Time ``job.repeats`` steps, after one that is not timed. The memory is that of this whole process."""
-    keep_freed_memory()  # as trainers.run does
+    use_huge_pages()
     source = _Noise(job.batch_size)
     trainer = Trainer(job.config, source, source)
     task = trainer.stages[-1].task

@@ -1,20 +1,14 @@
-"""Memory between steps."""
+"""How a training process gets its memory."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
-
-MMAP_MAX, TRIM_THRESHOLD = -4, -1  # of glibc's mallopt
+import os
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees, for the next step, instead of returning it to the system.
+def use_huge_pages() -> None:
+    """Let PyTorch ask Linux for pages of 2 MB instead of 4 KB for large tensors on the CPU.
 
-    Each large feature map would come from the system anew, page by page and zeroed: a fifth of a training
-    step's time on a CPU. Only glibc is told; elsewhere nothing happens.
+    Every step takes gigabytes of feature maps from the system and gives them back: with small pages that is
+    a fifth of the step. To be called before the first tensor is made; ``THP_MEM_ALLOC_ENABLE=0`` forbids it.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(MMAP_MAX, 0)
-        mallopt(TRIM_THRESHOLD, 2**31 - 1)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
