@@ -340,7 +340,8 @@ def show(settings: Settings, comparison: report.Comparison) -> None:
     for failure in failures:
         print(f"left out: {failure}", file=sys.stderr)
     if failures:
-        print(f"{len(failures)} clips could not be read and are not counted", file=sys.stderr)
+        clips = f"{len(failures)} clip{'s'[: len(failures) > 1]}"
+        print(f"{clips} could not be read and took no part", file=sys.stderr)
     if settings.plot:
         write_atomically(settings.plot, lambda partial: report.plot_accuracy(partial, comparison.accuracy))
     if settings.csv:
