@@ -27,6 +27,7 @@ ROWS = [
 @pytest.fixture
 def store(database, monkeypatch):
     monkeypatch.setattr("trainers.jobs.record.LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr("trainers.jobs.record.HEARTBEAT", 0.2)
     store = Store(database)
     yield store
     store.close()
@@ -186,8 +187,7 @@ def test_what_arrives_late_changes_no_later_state(store, database, config):
     again.end({})
 
 
-def test_a_job_taken_for_lost_runs_again(store, config, monkeypatch):
-    monkeypatch.setattr("trainers.jobs.record.HEARTBEAT", 0.05)
+def test_a_job_taken_for_lost_runs_again(store, config):
     recorder = Recorder(**QUICK)
     recorder.begin(config, STEPS)
     wait_for(store.search)
