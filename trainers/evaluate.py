@@ -124,8 +124,7 @@ def evaluate(
     probabilities = {count: [torch.empty(0, model.spec.num_classes)] for count in counts}
     labels, indices = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     failures = []
-    several = {"views": views, "crops": crops} if views * crops > 1 else {}
-    clips = Clips(source, counts, preprocess, **several)
+    clips = Clips(source, counts, preprocess, views=views, crops=crops)
     batches = test_batches(clips, batch_size, workers, rank(), world())
     for batch in tqdm(batches, bar, unit="batch", leave=False, disable=bar is None or not is_main()):
         labels.append(batch.labels)

@@ -22,6 +22,7 @@ from trainers.data import create_source
 from trainers.evaluate import evaluate, sweep
 from trainers.jobs.record import Recorder
 from trainers.loop import Trainer, TrainingError
+from trainers.memory import use_huge_pages
 from trainers.recipes import RECIPES
 from trainers.state import STOPPED, Stopped
 
@@ -133,6 +134,7 @@ def _list_recipes() -> None:
 
 
 def main(arguments: list[str]) -> int:
+    use_huge_pages()
     if "--list-recipes" in arguments:
         _list_recipes()
         return 0

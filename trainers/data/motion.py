@@ -94,7 +94,7 @@ class Motion:
         return i % len(CLASSES)
 
     def name(self, i: int) -> str:
-        return f"{self.label(i)}-{self.first_seed + i}"
+        return f"motion clip {self.first_seed + i}"
 
     def open(self, i: int) -> MotionClip:
         return MotionClip(self.label(i), self.first_seed + i, self.num_frames, self.height, self.width)
