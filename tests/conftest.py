@@ -1,12 +1,15 @@
 """Shared fixtures: real encoded clips, and a browser."""
 
+import itertools
 import os
 import shutil
 from fractions import Fraction
 
 import av
 import numpy as np
+import psycopg
 import pytest
+import services
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -80,3 +83,27 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=path, headless=True, args=QUIET)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """``postgres()``: the URL of a new, empty PostgreSQL database."""
+    with services.postgres() as url, psycopg.connect(url.format("postgres"), autocommit=True) as connection:
+        numbers = itertools.count()
+
+        def create():
+            name = f"jobs_{next(numbers)}"
+            connection.execute(f"CREATE DATABASE {name}")
+            return url.format(name)
+
+        yield create
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path, monkeypatch):
+    """The URL of an empty job database, on SQLite and on PostgreSQL; runs lie in ``tmp_path / "runs"``."""
+    monkeypatch.setenv("FFN_RUNS", str(tmp_path / "runs"))
+    sqlite = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path}/runs/jobs.db" if sqlite else request.getfixturevalue("postgres")()
+    monkeypatch.setenv("FFN_DATABASE_URL", url)
+    return url
