@@ -20,6 +20,10 @@ from streamlit import runtime
 
 PAGES = {"jobs": ("Jobs", ":material/list:"), "launch": ("Launch", ":material/rocket_launch:")}
 PAGES |= {"compare": ("Compare", ":material/compare_arrows:"), "job": ("Job", ":material/monitoring:")}
+CSS = """
+.stMainBlockContainer { padding-top: 4.5rem; padding-bottom: 3rem; }
+@media (max-width: 640px) { .stMainBlockContainer { padding-left: 1rem; padding-right: 1rem; } }
+"""
 
 
 def show() -> None:
@@ -42,6 +46,7 @@ def show() -> None:
     common.remember(pages)
     page = st.navigation(list(pages.values()), position="top")
     access.log_in()
+    st.html(f"<style>{CSS}</style>")
     page.run()
 
 

@@ -20,6 +20,7 @@ def lines(
 ) -> go.Figure:
     """A line per curve; long ones without markers."""
     figure = _figure(title, x, y)
+    figure.update_layout(showlegend=len(curves) > 1)
     for i, (label, points) in enumerate(curves.items()):
         colour = (colours or {}).get(label, COLOURS[i % len(COLOURS)])
         mode = "lines+markers" if len(points) <= 40 else "lines"
@@ -36,6 +37,7 @@ def lines(
 
 def add_paper(figure: go.Figure, label: str, points: Points, colour: str = PAPER) -> None:
     """Published numbers: dashed."""
+    figure.update_layout(showlegend=True)
     figure.add_scatter(
         x=[p[0] for p in points],
         y=[p[1] for p in points],
@@ -86,7 +88,6 @@ def _figure(title: str, x: str, y: str) -> go.Figure:
         margin={"l": 10, "r": 10, "t": 44 if title else 12, "b": 10},
         legend={"orientation": "h", "y": -0.25, "x": 0},
         hovermode="x unified",
-        showlegend=True,
         uirevision="keep",
     )
     figure.update_xaxes(title=x)

@@ -66,7 +66,12 @@ def _compare(chosen: list[int]) -> None:
         charts.show(over_gflops, "over-gflops", "Top-1 accuracy over GFLOPs per clip")
         if not over_gflops.data:
             st.caption("GFLOPs are measured when a run is done.")
-    st.dataframe(table(jobs, accuracy, found), hide_index=True, placeholder="", key="compared-table")
+    rows = table(jobs, accuracy, found)
+    numbers = {name: st.column_config.NumberColumn(format="%.1f") for name in rows if name.endswith("F")}
+    numbers |= {"gap": st.column_config.NumberColumn(format="%.1f")}
+    numbers |= {"parameters": st.column_config.NumberColumn(format="localized")}
+    numbers |= {n: st.column_config.NumberColumn(format="%.2f") for n in rows if n.startswith("GFLOPs")}
+    st.dataframe(rows, hide_index=True, placeholder="", column_config=numbers, key="compared-table")
 
 
 def table(jobs: list[Job], accuracy: dict, found: dict) -> pd.DataFrame:
@@ -77,10 +82,10 @@ def table(jobs: list[Job], accuracy: dict, found: dict) -> pd.DataFrame:
         results, top1 = found[job.id], accuracy[job.id]
         row = {"run": f"#{job.id} {common.name(job)}", "state": job.state, "model": job.model}
         row |= {"method": job.method, "data": job.data}
-        row |= {f"{count}F": _rounded(top1.get(count)) for count in counts}
-        row |= {"gap": _rounded(max(top1.values()) - min(top1.values())) if top1 else None}
+        row |= {f"{count}F": top1.get(count) for count in counts}
+        row |= {"gap": max(top1.values()) - min(top1.values()) if top1 else None}
         row |= {"parameters": results.get("parameters")}
-        row |= {f"GFLOPs {n}F": _rounded((results.get("gflops") or {}).get(n)) for n in _trained(results)}
+        row |= {f"GFLOPs {n}F": (results.get("gflops") or {}).get(n) for n in _trained(results)}
         rows.append(row)
     for recipe in dict.fromkeys(job.recipe for job in jobs if job.recipe in RECIPES):
         paper = RECIPES[recipe].paper
@@ -94,7 +99,3 @@ def _against(x: dict[int, float], y: dict[int, float]) -> list[tuple[float, floa
 
 def _trained(results: dict) -> list[int]:
     return [count for count in results.get("frames") or [] if isinstance(count, int)]
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)

@@ -62,19 +62,20 @@ def _table(chosen: dict) -> None:
     ids = [job.id for job in jobs]
     before = st.session_state.get("table_ids", ids)
     st.session_state["table_ids"] = ids
+    table = rows(jobs)
     event = st.dataframe(
-        rows(jobs),
+        table,
         key="table",
         hide_index=True,
         height=min(38 + 35 * len(jobs), 720),
         on_select="rerun",
         selection_mode="single-cell",
         column_config={
-            "job": st.column_config.NumberColumn("Job", format="#%d", width=60),
-            "progress": st.column_config.ProgressColumn("Progress", format="percent", width=130),
-            "best": st.column_config.NumberColumn("Best", format="%.1f"),
+            "Job": st.column_config.NumberColumn(format="#%d", width=60),
+            "Name": st.column_config.TextColumn(width="medium"),
+            "Progress": st.column_config.ProgressColumn(format="%d %%", max_value=100, width=130),
         }
-        | {f"{n}F": st.column_config.NumberColumn(f"{n}F %", format="%.1f") for n in range(1, 129)},
+        | {name: st.column_config.NumberColumn(format="%.1f") for name in table if name.endswith("%")},
         placeholder="",
     )
     for row, _column in event.selection.cells:
@@ -92,15 +93,15 @@ def rows(jobs: list[Job]) -> pd.DataFrame:
     for job in jobs:
         left = common.seconds_left(job, seconds[job.id].get(0))
         row = {
-            "job": job.id,
-            "state": f"{MARKS[job.state]} {job.state}",
-            "name": common.name(job),
-            "progress": job.progress,
-            "epoch": f"{job.epoch} / {job.epochs}",
-            "left": common.duration(left) if left is not None else "",
+            "Job": job.id,
+            "State": f"{MARKS[job.state]} {job.state}",
+            "Name": common.name(job),
+            "Progress": int(100 * job.progress),
+            "Epoch": f"{job.epoch} / {job.epochs}",
+            "Left": common.duration(left) if left is not None else "",
         }
-        row |= {f"{count}F": accuracy[job.id].get(count) for count in counts}
-        row |= {"best": job.best, "model": job.model, "data": job.data, "method": job.method}
-        row |= {"created": common.when(job.created)[:16]}
+        row |= {f"{count}F %": accuracy[job.id].get(count) for count in counts}
+        row |= {"Best %": job.best, "Model": job.model, "Data": job.data, "Method": job.method}
+        row |= {"Created": common.when(job.created)[:16]}
         table.append(row)
     return pd.DataFrame(table)
