@@ -43,8 +43,9 @@ def _open(url: str) -> Store:
 
 def plain(text: object) -> str:
     """``text`` for a place that reads Markdown, which shows it as it is."""
-    escaped = re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(str(text).split()))
-    return re.sub(r"\\:(?=[\w+-])", "\\:\u2060", escaped)  # ":name:" would become a picture even so
+    one_line = " ".join(str(text).split())
+    unpictured = re.sub(r":(?=[\w+/-]+:)", ":\u2060", one_line)  # ":name:" is a picture, even escaped
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", unpictured)
 
 
 @contextmanager

@@ -37,7 +37,8 @@ def usage(job: Job) -> dict[str, str]:
     total = psutil.virtual_memory().total
     cores = f"{_cores_used(job, seconds):.1f} of {psutil.cpu_count()} cores"
     shown = {"CPU": cores, "Memory": f"{memory / 2**30:.2f} of {total / 2**30:.0f} GB"}
-    return shown | {f"GPU {n}": text for n, text in gpus().items() if n in (job.given or ())}
+    given = set(map(str, job.given or ()))
+    return shown | {f"GPU {n}": text for n, text in gpus().items() if n in given}
 
 
 def _cores_used(job: Job, seconds: float) -> float:
@@ -50,7 +51,7 @@ def _cores_used(job: Job, seconds: float) -> float:
 
 
 @st.cache_data(ttl=2, show_spinner=False)
-def gpus() -> dict[int, str]:
+def gpus() -> dict[str, str]:
     """Load and memory of each NVIDIA GPU by its number; empty where there is none."""
     if not shutil.which("nvidia-smi"):
         return {}
@@ -61,4 +62,4 @@ def gpus() -> dict[int, str]:
         rows = [[int(cell) for cell in line.split(",")] for line in lines.splitlines()]
     except (subprocess.SubprocessError, OSError, ValueError):
         return {}
-    return {n: f"{load} %, {used / 1024:.1f} of {total / 1024:.0f} GB" for n, load, used, total in rows}
+    return {str(n): f"{load} %, {used / 1024:.1f} of {total / 1024:.0f} GB" for n, load, used, total in rows}
