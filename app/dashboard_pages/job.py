@@ -105,8 +105,8 @@ def _buttons(job: Job, key: str) -> None:
         words, icon = ("Unarchive", "unarchive") if job.archived else ("Archive", "archive")
         args = (store.archive, job.id, not job.archived)
         _button(words, "archive" + key, f":material/{icon}:", *args, done="Done.")
-        if st.button("Delete …", key="delete" + key, icon=":material/delete:"):
-            st.session_state["deleting"], st.session_state["sure"] = job.id, False
+        ask = {"deleting": job.id, "sure": False}
+        _set("Delete …", "delete" + key, ask, icon=":material/delete:")
 
 
 def _button(label: str, key: str, icon: str, action, *args, done: str) -> None:
@@ -122,14 +122,16 @@ def _ask_to_delete(job: Job, key: str) -> None:
         if sure:
             st.warning(f"Nothing brings {'it and its files' if files else 'it'} back. Is that meant?")
         with st.container(horizontal=True):
-            if sure and st.button("Delete for good", key="really" + key, type="primary"):
+            if not sure:
+                _set("Delete", "first" + key, {"sure": True})
+            elif st.button("Delete for good", key="really" + key, type="primary"):
                 _delete(job, files)
-            if not sure and st.button("Delete", key="first" + key):
-                st.session_state["sure"] = True
-                st.rerun(scope="fragment")
-            if st.button("Keep it", key="keep" + key):
-                st.session_state["deleting"] = None
-                st.rerun(scope="fragment")
+            _set("Keep it", "keep" + key, {"deleting": None})
+
+
+def _set(label: str, key: str, values: dict, **look) -> None:
+    """A button that only changes what this page remembers."""
+    st.button(label, key=key, on_click=st.session_state.update, args=(values,), **look)
 
 
 def _delete(job: Job, files: bool) -> None:
@@ -137,7 +139,6 @@ def _delete(job: Job, files: bool) -> None:
     st.session_state["deleting"] = None
     if st.session_state["outcome"][0]:
         common.go("jobs")
-    st.rerun(scope="fragment")
 
 
 def _download(path, label: str, file_name: str, key: str) -> None:
