@@ -176,7 +176,7 @@ def test_the_table_keeps_what_is_typed_and_opens_a_job(browser, place):
         page.goto(f"http://127.0.0.1:{port}")
         table = page.locator("[data-testid=stDataFrame] canvas").first
         table.wait_for(timeout=PATIENCE)
-        search = page.get_by_label("Search", exact=True)
+        search = page.get_by_role("textbox", name="Search")
         search.fill("job-")
         store.move(jobs[0].id, ["queued"], "running")
         page.get_by_text("2 queued, 1 running").wait_for(timeout=PATIENCE)  # the table is live
