@@ -27,13 +27,8 @@ RUNS = {
     "motion-plain16": {"method": "plain", "frames": (16,), "epochs": 10},
     "motion-ffn-long": {"frames": (4, 8, 16), "epochs": 60},  # still runs when the pictures are taken
 }
-PAGES = {
-    "jobs": "jobs",
-    "job": "job?id=3",
-    "results": "job?id=1",
-    "launch": "launch",
-    "compare": "compare?ids=1,2",
-}
+PAGES = {"jobs": "", "job": "job?id=3", "results": "job?id=1", "launch": "launch"}
+PAGES |= {"compare": "compare?ids=1,2"}
 
 
 def start(module: str, *arguments: str) -> subprocess.Popen:
