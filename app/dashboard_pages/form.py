@@ -37,8 +37,9 @@ def draw(base: Config, key: str) -> dict[str, Any]:
     typed = {}
 
     def widgets(names: Iterable[str]) -> None:
-        columns = st.columns(WIDE)
         for i, name in enumerate(names):
+            if i % WIDE == 0:  # row by row: on a phone, where columns stand below each other, the order stays
+                columns = st.columns(WIDE)
             with columns[i % WIDE]:
                 typed[name] = _widget(name, default[name], docs.get(name, ""), f"{key}.{name}")
 
