@@ -39,6 +39,15 @@ def _encode(path, frames, fps=30, codec="libx264", *, times=None, rotation=0, co
     return path
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _runs_folder(tmp_path_factory):
+    """Runs that tests start report to a database of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FFN_RUNS", str(tmp_path_factory.mktemp("runs")))
+        patch.delenv("FFN_DATABASE_URL", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def encode():
     return _encode
@@ -107,3 +116,11 @@ def database(request, tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/runs/jobs.db" if sqlite else request.getfixturevalue("postgres")()
     monkeypatch.setenv("FFN_DATABASE_URL", url)
     return url
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """A real one-node SLURM that sbatch and the others find."""
+    with services.slurm() as configuration, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", configuration)
+        yield

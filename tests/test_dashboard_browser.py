@@ -14,7 +14,7 @@ from trainers.jobs.store import Store
 
 pytestmark = pytest.mark.slow
 PATIENCE = 120_000  # milliseconds; an idle machine needs a few seconds
-EPOCHS = 30
+EPOCHS = 60
 NAME = "*first* <b>run"
 
 
@@ -77,13 +77,21 @@ def x_range(page):
 
 
 def zoom(page):
-    """Drag over a part of the first figure; the range of x that it then shows."""
-    box = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
-    y = box["y"] + box["height"] / 2
-    page.mouse.move(box["x"] + 0.2 * box["width"], y)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 0.6 * box["width"], y, steps=8)
-    page.mouse.up()
+    """Drag over a part of the first figure until it shows that; the range of x that it then has."""
+    before = x_range(page)
+
+    def drag():
+        box = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+        if box is None:  # it is being drawn anew
+            return False
+        y = box["y"] + box["height"] / 2
+        page.mouse.move(box["x"] + 0.2 * box["width"], y)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.6 * box["width"], y, steps=8)
+        page.mouse.up()
+        return x_range(page)[1] < before[1]
+
+    wait(drag, "a zoomed figure")
     return x_range(page)
 
 
@@ -138,7 +146,7 @@ def _launch(page, url):
     page.goto(f"{url}/launch")
     page.get_by_text("Dataset:").click(timeout=PATIENCE)
     fill(page, Name_of_the_run=NAME, Frames="2 4", Epochs=str(EPOCHS), Batch_size="8")
-    fill(page, Clips="48", Val_clips="21", Size="32", Workers="0")
+    fill(page, Clips="32", Val_clips="21", Size="32", Workers="0")
     page.get_by_text(re.compile("--workers")).first.wait_for(timeout=PATIENCE)
     click(page, "Launch")
 

@@ -1,13 +1,14 @@
 """The job store, on SQLite and on PostgreSQL."""
 
 import itertools
+import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from job_configs import make_config
 from job_processes import claim_all, open_and_count
 
 from trainers.config import Config
@@ -16,7 +17,7 @@ from trainers.jobs.paths import confine
 from trainers.jobs.store import Store, save_metrics
 from trainers.jobs.tables import Base
 
-ME = (1234, 5.0)
+RECIPE = "tsm-ffn-ssv1"
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -28,7 +29,7 @@ def store(database):
 
 
 def config(tmp_path, name="a", **changes):
-    return Config(out=tmp_path / "runs" / name, **changes)
+    return make_config(tmp_path / "runs" / name, **changes)
 
 
 def rows(job, count, name="loss_ce", frames=16, epoch=1):
@@ -50,11 +51,11 @@ def test_several_processes_make_the_database_at_once(database):
 
 
 def test_what_is_stored_is_what_comes_back(store, tmp_path):
-    asked = config(tmp_path, frames=(4, 8), recipe="tsm-ssv1")
+    asked = config(tmp_path, frames=(4, 8), recipe=RECIPE)
     job = store.get(store.add(asked, devices=2).id)
     assert Config.from_json(job.config) == asked and job.config == asked.to_json()
     assert job.command == asked.command() and job.out == str(tmp_path / "runs" / "a")
-    assert (job.state, job.model, job.recipe, job.devices) == ("queued", "tsm_tiny", "tsm-ssv1", 2)
+    assert (job.state, job.model, job.recipe, job.devices) == ("queued", "tsm_tiny", RECIPE, 2)
     assert job.created.utcoffset().total_seconds() == 0 and job.given is None
     assert [event.kind for event in store.events(job.id)] == ["queued"]
     with pytest.raises(KeyError, match="no job 99"):
@@ -76,25 +77,25 @@ def test_jobs_are_claimed_in_order_and_no_device_twice(store, tmp_path):
     jobs = [store.add(config(tmp_path, str(i)), devices=n) for i, n in enumerate((0, 2, 1, 0, 1, 8))]
     gpus = (0, 1, 2)
     taken = []
-    while job := store.claim("here", ME, gpus, cpu_jobs=1):
+    while job := store.claim("here", gpus, cpu_jobs=1):
         taken.append((job.id, job.given))
     first, two, one, second, last, huge = (job.id for job in jobs)
     assert taken == [(first, []), (two, [0, 1]), (one, [2])]
     assert store.move(first, ["running"], "succeeded") and store.move(one, ["running"], "failed", error="x")
-    assert [store.claim("here", ME, gpus).id for _ in range(2)] == [second, last]
-    assert store.claim("here", ME, gpus) is None
-    assert store.claim("elsewhere", ME, range(8)).id == huge
+    assert [store.claim("here", gpus).id for _ in range(2)] == [second, last]
+    assert store.claim("here", gpus) is None
+    assert store.claim("elsewhere", range(8)).id == huge
 
 
 def test_a_big_job_is_not_overtaken(store, tmp_path):
     one, two, small = (
         store.add(config(tmp_path, name), devices=n) for name, n in zip("abc", (1, 2, 1), strict=True)
     )
-    assert store.claim("here", ME, (0, 1)).id == one.id
-    assert store.claim("here", ME, (0, 1)) is None
+    assert store.claim("here", (0, 1)).id == one.id
+    assert store.claim("here", (0, 1)) is None
     store.move(one.id, ["running"], "succeeded")
-    assert store.claim("here", ME, (0, 1)).id == two.id
-    assert store.claim("here", ME, (0, 1)) is None and store.get(small.id).state == "queued"
+    assert store.claim("here", (0, 1)).id == two.id
+    assert store.claim("here", (0, 1)) is None and store.get(small.id).state == "queued"
 
 
 def test_two_workers_never_take_one_job(store, database, tmp_path):
@@ -110,10 +111,13 @@ def test_cancel_resume_and_the_states_between(store, tmp_path):
     assert store.get(waiting.id).state == "cancelled"
     with pytest.raises(ValueError, match="is queued; only a failed or cancelled job"):
         store.resume(job.id)
-    assert store.claim("here", ME).id == job.id
+    assert store.claim("here").id == job.id
     store.cancel(job.id)
     store.cancel(job.id)  # asked twice: nothing new
-    assert store.get(job.id).state == "stopping"
+    stopping = store.get(job.id)
+    assert stopping.state == "stopping" and store.asked_to_stop(stopping) is None
+    assert [store.claim_stop(stopping, "SIGTERM") for _ in range(2)] == [True, False]
+    assert store.asked_to_stop(stopping) >= stopping.started
     assert store.move(job.id, ["stopping"], "cancelled", exit_code=75)
     assert not store.move(job.id, ["running", "stopping"], "failed")  # it is over already
     store.cancel(job.id)
@@ -127,8 +131,8 @@ def test_cancel_resume_and_the_states_between(store, tmp_path):
         None,
         False,
     )
-    assert [e.kind for e in store.events(job.id)] == ["queued", "stop", "cancelled", "queued"]
-    assert store.claim("here", ME).id == job.id
+    assert [e.kind for e in store.events(job.id)] == ["queued", "stop", "signal", "cancelled", "queued"]
+    assert store.claim("here").id == job.id
     store.move(job.id, ["running"], "succeeded")
     with pytest.raises(ValueError, match="is succeeded"):
         store.resume(job.id)
@@ -136,13 +140,15 @@ def test_cancel_resume_and_the_states_between(store, tmp_path):
 
 def test_a_clone_is_a_new_job(store, tmp_path):
     job = store.add(config(tmp_path, lr=0.01), devices=1)
-    copy = store.clone(job.id, replace(Config.from_json(job.config), out=tmp_path / "runs" / "b", epochs=3))
-    assert (copy.devices, copy.epochs, Config.from_json(copy.config).lr) == (1, 3, 0.01)
+    copy = store.clone(
+        job.id, make_config(**json.loads(job.config) | {"out": tmp_path / "runs" / "b", "epochs": 3})
+    )
+    assert (copy.devices, copy.epochs, json.loads(copy.config)["lr"]) == (1, 3, 0.01)
     assert store.events(copy.id)[0].text == "a copy of job 1"
 
 
 def test_deleting_takes_only_what_it_should(store, tmp_path):
-    inside, outside = store.add(config(tmp_path)), store.add(Config(out=tmp_path / "elsewhere"))
+    inside, outside = store.add(config(tmp_path)), store.add(make_config(tmp_path / "elsewhere"))
     with pytest.raises(ValueError, match="is queued; stop it before you delete it"):
         store.delete(inside.id)
     for job in (inside, outside):
@@ -161,9 +167,9 @@ def test_deleting_takes_only_what_it_should(store, tmp_path):
 
 
 def test_search_and_filters(store, tmp_path):
-    first = store.add(config(tmp_path, "100%_first", recipe="tsm-ssv1"))
+    first = store.add(config(tmp_path, "100%_first", recipe=RECIPE))
     second = store.add(config(tmp_path, "second", method="plain", frames=(8,)))
-    store.claim("here", ME)
+    store.claim("here")
     ids = lambda **query: [job.id for job in store.search(**query)]  # noqa: E731
     assert ids() == [second.id, first.id] and ids(limit=1) == [second.id]
     assert (
@@ -174,7 +180,7 @@ def test_search_and_filters(store, tmp_path):
     store.cancel(second.id)
     store.archive(second.id)
     assert ids() == [first.id] and ids(archived=True) == [second.id] and ids(archived=None) == [2, 1]
-    assert store.values("method") == ["ffn", "plain"] and store.values("recipe") == ["tsm-ssv1"]
+    assert store.values("method") == ["ffn", "plain"] and store.values("recipe") == [RECIPE]
     assert store.count()["running"] == 1 and store.count()["cancelled"] == 0
 
 

@@ -20,6 +20,7 @@ from trainers import distributed, report
 from trainers.config import Config
 from trainers.data import create_source
 from trainers.evaluate import evaluate, sweep
+from trainers.jobs.record import Recorder
 from trainers.loop import Trainer, TrainingError
 from trainers.recipes import RECIPES
 from trainers.state import STOPPED, Stopped
@@ -35,7 +36,8 @@ def run(config: Config) -> None:
     options |= {"fold": dataset.fold, "max_bad": dataset.max_bad}
     train = create_source(dataset.data, "train", clips=dataset.clips, **options)
     val = create_source(dataset.data, "val", clips=dataset.val_clips, **options)
-    trainer = Trainer(config, train, val)
+    recorder = Recorder()
+    trainer = Trainer(config, train, val, recorder)
     if config.resume != "never":
         trainer.resume()
     elif distributed.is_main():
@@ -44,8 +46,17 @@ def run(config: Config) -> None:
     with _logging(config.out / "run.log"):
         for line in trainer.notes:
             log.info(line)
-        trainer.fit()
+        if distributed.is_main():
+            recorder.begin(config, trainer.steps)
+        try:
+            trainer.fit()
+        except Stopped as stopped:
+            if distributed.is_main():
+                recorder.stopped(stopped.signal)
+            raise
         _measure(config, trainer, val)
+        if distributed.is_main():
+            recorder.end({})
 
 
 def _measure(config: Config, trainer: Trainer, val) -> None:
@@ -145,6 +156,7 @@ def main(arguments: list[str]) -> int:
         return STOPPED
     except (ValueError, TrainingError, OSError) as error:
         print(f"trainers.run: {error}", file=sys.stderr)
+        Recorder().fail(str(error))
         return 2
     except KeyboardInterrupt:
         return 130

@@ -7,9 +7,12 @@ writers only one moves a job.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,6 +119,10 @@ class Store:
     def events(self, job_id: int) -> list[Event]:
         return self._all(select(Event).where(Event.job_id == job_id).order_by(Event.id))
 
+    def asked_to_stop(self, job: Job) -> datetime | None:
+        """When a worker, this one or one before it, asked the running job to stop; None if none has yet."""
+        return self._all(_signalled(job))[0]
+
     def series(
         self, job_id: int, names: Collection[str] = (), points: int = 500
     ) -> dict[tuple[str, int], list[tuple[int, float]]]:
@@ -181,7 +188,7 @@ class Store:
         Raises:
             ValueError: if the configuration cannot be, or its folder belongs to a job that is not over.
         """
-        config.check()
+        config = config.resolved()
         if devices < 0 or nodes < 1 or (nodes > 1 and (cluster == "local" or devices == 0)):
             raise ValueError(
                 f"{devices} GPUs on {nodes} nodes cannot be; several nodes need GPUs and a cluster"
@@ -207,10 +214,11 @@ class Store:
     def cancel(self, job_id: int) -> None:
         """Take a job from the queue, or ask its owner to stop it; a job that is over stays as it is."""
         with self.changing() as session:
-            waiting = _move(session, job_id, ("queued",), "cancelled", finished=now(), cluster_job=None)
-            if waiting:
+            job = session.get(Job, job_id)
+            on_cluster = job is not None and job.cluster_job is not None
+            if not on_cluster and _move(session, job_id, ("queued",), "cancelled", finished=now()):
                 session.add(Event(job_id=job_id, kind="cancelled", text="taken from the queue"))
-            elif _move(session, job_id, ("running",), "stopping"):
+            elif _move(session, job_id, ("queued", "running"), "stopping"):
                 session.add(Event(job_id=job_id, kind="stop", text="asked to save and stop"))
 
     def resume(self, job_id: int) -> None:
@@ -253,16 +261,15 @@ class Store:
 
     # --- what the worker does
 
-    def claim(
-        self, host: str, owner: tuple[int, float], gpus: Collection[int] = (), cpu_jobs: int = 1
-    ) -> Job | None:
-        """Take the next job of the queue that this host has devices for; it is running then, and ``owner``'s.
+    def claim(self, host: str, gpus: Collection = (), cpu_jobs: int = 1) -> Job | None:
+        """Take the next job of the queue that this host has devices for; it is running then.
 
         Jobs for GPUs and jobs for the CPU wait in line apart; in each line nobody overtakes, so that a job for
         many GPUs gets them. A job that asks for more GPUs than there are is left to other hosts.
 
+        Its ``pid`` stays None until it is known, so that nobody takes another process for the job's.
+
         Args:
-            owner: process id and start time of the worker, until it knows those of the run.
             gpus: every GPU of the host; those that its running jobs hold are not given again.
             cpu_jobs: jobs for the CPU that may run at once.
         """
@@ -283,13 +290,27 @@ class Store:
             if not heads:
                 return None
             job = min(heads, key=lambda job: (job.queued, job.id))
-            pid, pid_started = owner
-            owned = {"host": host, "pid": pid, "pid_started": pid_started, "heartbeat": now()}
-            given = free[: job.devices]
-            if not _move(session, job.id, ("queued",), "running", given=given, started=now(), **owned):
+            taken = {"host": host, "given": free[: job.devices], "started": now(), "heartbeat": now()}
+            if not _move(session, job.id, ("queued",), "running", **taken):
                 return None
             session.refresh(job)
             return job
+
+    def claim_submission(self, job_id: int) -> bool:
+        """Take a queued job to submit it to its cluster; False if another worker has."""
+        where = (Job.id == job_id, Job.state == "queued", Job.cluster_job.is_(None))
+        with self.changing() as session:
+            taken = update(Job).where(*where).values(cluster_job="", heartbeat=now()).returning(Job.id)
+            return session.execute(taken).first() is not None
+
+    def claim_stop(self, job: Job, note: str) -> bool:
+        """Whether the caller is the first to ask the job to stop: a second signal would end it at once."""
+        with self.changing() as session:
+            self._lock(session)
+            first = session.scalar(_signalled(job)) is None
+            if first:
+                session.add(Event(job_id=job.id, kind="signal", text=note))
+        return first
 
     def move(self, job_id: int, states: Iterable[str], to: str, note: str = "", **values) -> bool:
         """Move a job from one of ``states`` to another, with an event; False if it was in none of them."""
@@ -305,6 +326,11 @@ class Store:
         """Change columns of a job, such as ``pid`` or ``heartbeat``."""
         with self.changing() as session:
             session.execute(update(Job).where(Job.id == job_id).values(**values))
+
+    def seen(self, job_ids: Collection[int]) -> None:
+        """These jobs are alive."""
+        with self.changing() as session:
+            session.execute(update(Job).where(Job.id.in_(job_ids)).values(heartbeat=now()))
 
     def note(self, job_id: int, kind: str, text: str, *, once: bool = False) -> None:
         """Add an event; ``once``: not if the newest event of the job says the same."""
@@ -323,16 +349,10 @@ class Store:
 
 def described(config: Config) -> dict:
     """The columns of a job that its configuration determines."""
-    return {
-        "config": config.to_json(),
-        "command": config.command(),
-        "out": str(Path(config.out).resolve()),
-        "model": config.model,
-        "data": config.dataset.data,
-        "method": config.method,
-        "recipe": config.recipe,
-        "epochs": config.optim.epochs,
-    }
+    config = replace(config, out=Path(config.out).resolve())  # the worker may run in another folder
+    text = config.to_json()
+    shown = {name: json.loads(text)[name] for name in ("model", "data", "method", "recipe", "epochs")}
+    return {"config": text, "command": config.command(), "out": str(config.out), **shown}
 
 
 def save_metrics(session: Session, rows: list[dict]) -> None:
@@ -353,6 +373,11 @@ def _move(session: Session, job_id: int, states: Iterable[str], to: str, **value
     where = (Job.id == job_id, Job.state.in_(tuple(states)))
     changed = session.execute(update(Job).where(*where).values(state=to, **values).returning(Job.id))
     return changed.first() is not None
+
+
+def _signalled(job: Job) -> Select:
+    query = select(func.min(Event.time)).where(Event.job_id == job.id, Event.kind == "signal")
+    return query.where(Event.time >= job.started) if job.started else query
 
 
 def _check_folder_is_free(session: Session, out: str) -> None:

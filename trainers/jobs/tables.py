@@ -130,5 +130,5 @@ class Event(Base):
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), index=True)
     time: Mapped[datetime] = mapped_column(default=now)
     kind: Mapped[str] = mapped_column(String(16))
-    """queued, started, stop, resumed, succeeded, failed, cancelled, waits, lost"""
+    """queued, waits, submitted, started, resumed, stop (asked for), signal (sent), or a final state"""
     text: Mapped[str] = mapped_column(Text, default="")
