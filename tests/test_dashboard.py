@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+from dashboard_server import free_port, kill, start, wait_until_it_answers
 from sqlalchemy import event
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
@@ -341,3 +342,20 @@ def test_a_hundred_jobs_with_a_hundred_thousand_rows_stay_quick(runs):
         assert len(shown) in (100, 9)
     assert all(len(points) <= 500 for points in shown.values())
     assert seconds["table"] < 0.5 and seconds["curves"] < 1, seconds
+
+
+@pytest.mark.slow
+def test_everything_starts_and_ends_at_once(tmp_path):
+    port = free_port()
+    process = start("app", log=tmp_path / "log.txt", PORT=str(port))
+    try:
+        for address in (f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 100}/_stcore/health"):
+            wait_until_it_answers(process, address)
+        family = psutil.Process(process.pid).children(recursive=True)
+        names = " ".join(part for child in family for part in child.cmdline())
+        assert "app.demo" in names and "dashboard.py" in names and "trainers.worker" in names
+        process.terminate()
+        process.wait(60)
+        assert psutil.wait_procs(family, timeout=20)[1] == []
+    finally:
+        kill(process)

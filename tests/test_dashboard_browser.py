@@ -106,7 +106,7 @@ def test_a_job_from_the_form_to_the_comparison(browser, place):
         _launch(page, url)
         job = wait(store.search, "a job in the store")[0]
         page.wait_for_url(re.compile(rf"/job\?id={job.id}$"), timeout=PATIENCE)
-        assert page.get_by_text(NAME, exact=True).first.is_visible()  # as text, not as Markdown or HTML
+        page.get_by_text(NAME, exact=True).first.wait_for(timeout=PATIENCE)  # as text, not Markdown or HTML
 
         wait(lambda: epoch(page) >= 1, "the first epoch")
         seen, drawn = epoch(page), wait(lambda: points(page), "a curve")
@@ -168,6 +168,8 @@ def _compare(page, url, *jobs):
     page.goto(f"{url}/compare?ids={','.join(str(job.id) for job in jobs)}")
     figures = "[...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.data?.length)"
     wait(lambda: page.evaluate(figures) == [2, 2], "both jobs in both figures")
+    legend = "[...document.querySelectorAll('.legendtext')].map(text => text.textContent)"
+    assert f"#{jobs[0].id} {NAME}" in page.evaluate(legend)
 
 
 def test_the_table_keeps_what_is_typed_and_opens_a_job(browser, place):

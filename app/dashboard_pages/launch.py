@@ -30,7 +30,7 @@ def show() -> None:
     with left:
         typed_name = st.text_input(
             "Name of the run", key=f"{key}.name", persist_state="session", placeholder="default",
-            help=f"Its folder in {runs_folder()}",
+            help=common.plain(f"Its folder in {runs_folder()}"),
         )  # fmt: skip
         config = None
         with common.one_sentence():
