@@ -14,7 +14,7 @@ from trainers.jobs.store import Store
 
 pytestmark = pytest.mark.slow
 PATIENCE = 120_000  # milliseconds; an idle machine needs a few seconds
-EPOCHS = 60
+EPOCHS = 100
 NAME = "*first* <b>run"
 
 
@@ -125,7 +125,8 @@ def test_a_job_from_the_form_to_the_comparison(browser, place):
         click(page, "Stop")
         state_is(page, "cancelled")
         stopped = store.get(job.id)
-        assert stopped.epoch < EPOCHS and not psutil.pid_exists(process)
+        assert stopped.epoch < EPOCHS
+        wait(lambda: not psutil.pid_exists(process), "its process to end")
         click(page, "Resume")
         state_is(page, "succeeded")
         finished = store.get(job.id)
