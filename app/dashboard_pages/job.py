@@ -14,6 +14,15 @@ from trainers.jobs.tables import Job
 
 NAMES = ("loss_ce", "loss_kl", "ce", "kl", "top1", "gap", "lr", "seconds")
 LINES = (15, 100, 1000)
+FIGURES = (  # title, the metrics it may show (the first that there is), unit
+    ("Cross-entropy", ("loss_ce", "ce"), "loss"),
+    ("Distillation (KL)", ("loss_kl", "kl"), "loss"),
+    ("Top-1 accuracy", ("top1",), "%"),
+    ("Deviation gap", ("gap",), "points"),
+    ("Learning rate", ("lr",), ""),
+)
+SEVERAL = ("Distillation (KL)", "Deviation gap")
+"""figures of runs at several frame counts"""
 
 
 def show() -> None:
@@ -31,9 +40,14 @@ def show() -> None:
 def _watch(job_id: int) -> None:
     job = common.store().get(job_id)
     curves = common.store().series(job_id, NAMES)
-    _head(job, curves)
-    common.show_outcome()
-    _actions(job)
+    # Containers keep their places when what they hold comes and goes: else what follows would be made anew,
+    # and lose the tab that is open and what is zoomed.
+    with st.container():
+        _head(job, curves)
+    with st.container():
+        common.show_outcome()
+    with st.container():
+        _actions(job)
     curves_tab, results_tab, log_tab, events_tab = st.tabs(["Curves", "Results", "Log", "Events"])
     with curves_tab:
         _curves(job, curves)
@@ -168,26 +182,23 @@ def _curves(job: Job, curves: dict) -> None:
         st.info("Curves appear with the first steps.")
         return
     steps = job.steps / job.epochs if job.steps and job.epochs else 1
-    colours = charts.frequency_colours({frames for _, frames in curves if frames})
-
-    def of(name: str) -> dict[str, list]:
-        found = {f: points for (n, f), points in sorted(curves.items()) if n == name}
-        return {f"{f} frames" if f else name: [(s / steps, v) for s, v in p] for f, p in found.items()}
-
-    gap = next(iter(of("gap").values()), [])
-    drawn = {
-        "Cross-entropy": (of("loss_ce") or of("ce"), "loss"),
-        "Distillation (KL)": (of("loss_kl") or of("kl"), "loss"),
-        "Top-1 accuracy": (of("top1"), "%"),
-        "Deviation gap": ({"gap": gap} if gap else {}, "points"),
-        "Learning rate": (of("lr"), ""),
-    }
-    drawn = {title: (lines, unit) for title, (lines, unit) in drawn.items() if lines}
+    frames = Config.from_json(job.config).frames or ()
+    colours = charts.frequency_colours({*frames, *(count for _, count in curves if count)})
+    shown = [figure for figure in FIGURES if len(frames) > 1 or figure[0] not in SEVERAL]
     columns = st.columns(2)
-    for i, (title, (lines, unit)) in enumerate(drawn.items()):
+    for i, (title, names, unit) in enumerate(shown):
+        lines = next(filter(None, (_curves_of(curves, name, steps) for name in names)), {})
         with columns[i % 2]:
             figure = charts.lines(title, lines, "epoch", unit, colours=colours)
             charts.show(figure, f"{title}-{job.id}", f"{title} over epochs")
+
+
+def _curves_of(curves: dict, name: str, steps: float) -> dict[str, list]:
+    """A metric's curves over epochs by their labels."""
+    found = {frames: points for (n, frames), points in sorted(curves.items()) if n == name}
+    if name == "gap":  # one number, noted at each frame count
+        found = {0: next(iter(found.values()))} if found else {}
+    return {f"{n} frames" if n else name: [(s / steps, v) for s, v in p] for n, p in found.items()}
 
 
 def _results(job: Job) -> None:
