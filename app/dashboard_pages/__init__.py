@@ -1,0 +1,1 @@
+"""The pages of the training dashboard, and what they share."""
