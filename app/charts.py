@@ -62,7 +62,7 @@ def _confidence(pair: Pair, points: Sequence[Point]) -> list[Line]:
         for i, look in zip(best, ("main", "second", "third"), strict=False)
     ]
     if pair.plain:
-        first, name = best[0], f"{pair.main.class_name(best[0])}, by the plain network"
+        first, name = best[0], f"the plain network on {pair.main.class_name(best[0])}"
         lines.append(Line(name, "plain", lambda point: point.plain.probabilities[first].item()))
     return lines
 
@@ -121,7 +121,7 @@ def _bands(frequencies: Sequence[int]) -> str:
         left, width = 100 * (first - 1) / LAST, 100 * (last - first + 1) / LAST
         bands.append(
             f'<i class="band" style="--first:{first};--last:{last};left:{left:.2f}%;width:{width:.2f}%">'
-            f"{frequency}</i>"
+            f"<span>{frequency}</span></i>"
         )
     return "".join(bands)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from cachetools import LRUCache, cached
 
 import ffn
@@ -22,6 +24,7 @@ from ffn.preprocess import Preprocess
 UPLOADED = "uploaded: "
 MEASURE = 0.05  # seconds for the latency of one frame count
 LOAD_SECONDS, LOAD_MB = 60, 4000  # what reading an uploaded checkpoint may take
+_SWITCHES = ("share_weights", "private_norms", "alteration")  # of FrameFlexible; they add no multiply-adds
 PICKLES = (".pth", ".pt", ".tar", ".pyth", ".pkl")
 
 
@@ -57,19 +60,17 @@ class Pair:
 
 
 class Network:
-    """A loaded network, and what it costs here; costs are measured once per frame count."""
+    """A loaded network, and what it costs here; costs are found once per frame count."""
 
     def __init__(self, path: Path, device: str):
         self.predictor = ffn.Predictor(ffn.load(path), choose_device(device))
         self.latency = LatencyCurve(self.predictor, seconds=MEASURE)
-        self._gflops: dict[int, float] = {}
 
     def gflops(self, frames: int) -> float:
-        if frames not in self._gflops:
-            model = self.predictor.model
-            branch = model.branch(frames) if isinstance(model, ffn.FrameFlexible) else model
-            self._gflops[frames] = gflops(branch, frames, self.predictor.preprocess.size)
-        return self._gflops[frames]
+        """Billions of multiply-adds; a frame-flexible network's are those of the plain one it is made of."""
+        spec = self.predictor.model.spec
+        options = {name: value for name, value in spec.options.items() if name not in _SWITCHES}
+        return _gflops(spec.name, spec.num_classes, json.dumps(options), frames, self.predictor.preprocess.size)
 
     @property
     def nbytes(self) -> int:
@@ -166,6 +167,13 @@ class Networks:
         if entry is None:
             raise ffn.CheckpointError(f"{path.name} holds a network of your own, which only your code can build")
         return replace(entry, name=f"{UPLOADED}{path.name}")
+
+
+@functools.lru_cache(10_000)
+def _gflops(name: str, num_classes: int, options: str, frames: int, size: int) -> float:
+    with torch.device("meta"):
+        model = ffn.create_backbone(name, num_classes, **json.loads(options))
+    return gflops(model, frames, size)
 
 
 def convert(path: Path) -> Path:

@@ -88,12 +88,12 @@ class Handlers:
         preprocess = shown.pair.main.preprocess
         if shown.cut is None:
             results = view.results(shown.pair, frequency, None, None, None)
-            return results, view.strip(None, [], preprocess, COUNTS[-1])
+            return results, view.strip(None, [], preprocess)
         clip = self.answers.clip(shown.path, shown.cut)
         main, plain = self.answers.predict(shown.pair, clip, frames)
         return (
             view.results(shown.pair, main.frequency, main, plain, clip.decode_ms),
-            view.strip(clip, main.indices, preprocess, COUNTS[-1]),
+            view.strip(clip, main.indices, preprocess),
         )
 
     @sentences
@@ -147,12 +147,12 @@ class Handlers:
         return (
             window,
             view.live(prediction, entry, text),
-            view.strip(window, prediction.indices, entry.preprocess, COUNTS[-1]),
+            view.strip(window, prediction.indices, entry.preprocess),
         )
 
     def unwatched(self, entry: Entry) -> tuple[str, str]:
         text = "Start the camera. Its pictures are predicted and forgotten; nothing is kept."
-        return view.live(None, entry, text), view.strip(None, [], entry.preprocess, COUNTS[-1])
+        return view.live(None, entry, text), view.strip(None, [], entry.preprocess)
 
     def _choices(self, uploaded: list[Entry]) -> list[tuple[str, str]]:
         return [(entry.label, entry.name) for entry in [*uploaded, *self.networks.list()]]
@@ -208,7 +208,7 @@ def build(answers: Answers) -> gr.Blocks:
                 [(first.pair.main.label, first.pair.main.name)], label="Network", elem_id="network", scale=4
             )
             add = gr.UploadButton(
-                "Upload a checkpoint", file_types=[".safetensors", *PICKLES], size="sm", elem_id="add", min_width=160
+                "Upload a checkpoint", file_types=[".safetensors", *PICKLES], elem_id="add", min_width=160
             )
         with gr.Tab("A clip"):
             with gr.Row():
@@ -218,7 +218,7 @@ def build(answers: Answers) -> gr.Blocks:
                         sources=["upload", "webcam"],
                         webcam_options=gr.WebcamOptions(mirror=False),
                         include_audio=False,
-                        height=260,
+                        height=300,
                         loop=True,
                         autoplay=True,
                         elem_id="clip",
@@ -239,10 +239,12 @@ def build(answers: Answers) -> gr.Blocks:
             curves = _html(charts.sweep(first.pair, []), "sweep")
             with gr.Row(elem_id="choosers"):
                 with gr.Column(min_width=300):
-                    budget = gr.Number(10, label="Time limit, in ms", minimum=0, elem_id="budget")
+                    _html(view.heading("Within a time limit", "As many frames as fit."))
+                    budget = gr.Number(4, label="Milliseconds for the network", minimum=0, elem_id="budget")
                     choose = gr.Button("Choose the frames", elem_id="choose")
                     chosen = _html(view.budget(None), "chosen")
                 with gr.Column(min_width=300):
+                    _html(view.heading("As few as it takes", "More frames only while the network is unsure."))
                     confidence = gr.Slider(0.5, 1, 0.9, step=0.01, label="Sure from", elem_id="confidence")
                     start_cascade = gr.Button("Run a cascade", elem_id="run-cascade")
                     stages = _html(view.cascade([], 0), "cascade")

@@ -17,8 +17,8 @@ from ffn.video import LoadedClip
 
 HEADER = """<header class="ffn ffn-header">
 <h1>Frame Flexible Network</h1>
-<p>One video network, trained once, that serves every frame count; it tells how things move.
-Take a clip and <b>drag the slider</b>: fewer frames cost less, and the network stays sure.</p>
+<p>One video network, trained once, that serves every frame count; it tells how things move.</p>
+<p>Take a clip and <b>drag the slider</b>: fewer frames cost less, and the network on the left stays sure.</p>
 </header>"""
 
 
@@ -59,24 +59,21 @@ def results(
     )
 
 
-def strip(clip: LoadedClip | None, indices: Sequence[int], preprocess: Preprocess, slots: int) -> str:
-    """The frames of a clip that the networks see, as they see them: cropped to the centre.
-
-    There are always ``slots`` places, those not needed invisible, so that the page keeps its height.
-    """
+def strip(clip: LoadedClip | None, indices: Sequence[int], preprocess: Preprocess) -> str:
+    """The frames of a clip that the networks see, as they see them: cropped to the centre."""
     figures = []
     if clip:
         seen = zip(clip.read(indices), indices, strict=True)
         figures = [_figure(image, clip.seconds_at(index), preprocess) for image, index in seen]
-    unused = '<figure class="unused"><figcaption>&nbsp;</figcaption></figure>' * (slots - len(figures))
     title = f"The {count(len(figures), 'frame')} the network sees" if figures else "The frames the network sees"
-    return f'<div class="ffn ffn-strip"><h3>{title}</h3><div>{"".join(figures)}{unused}</div></div>'
+    many = ' class="many"' * (len(figures) > 16)
+    return f'<div class="ffn ffn-strip"><h3>{title}</h3><div{many} tabindex="0">{"".join(figures)}</div></div>'
 
 
 def budget(fit: Fit | None, error: str = "") -> str:
     """How many frames a time budget allows."""
     if error or not fit:
-        return _outcome(escape(error or "How many frames fit into a time limit on this machine?"), bool(error))
+        return _outcome(escape(error or "The network is measured on this machine, here and now."), bool(error))
     more = f"; {fit.frames + 1} would take {fit.more_ms:.1f} ms" if fit.more_ms else ""
     return _outcome(f"<b>{count(fit.frames, 'frame')}</b> in {fit.ms:.1f} ms{more}. The slider stands there.")
 
@@ -84,7 +81,7 @@ def budget(fit: Fit | None, error: str = "") -> str:
 def cascade(stages: Sequence[Stage], confidence: float, error: str = "") -> str:
     """The stages of a cascade, where it stopped, and what it saved against always taking the most frames."""
     if error or not stages:
-        return _outcome(escape(error or "Few frames first; more only while the network is unsure."), bool(error))
+        return _outcome(escape(error or "It stops at the first stage that is sure enough."), bool(error))
     tried = [stage for stage in stages if stage.prediction]
     sure = tried[-1].prediction.top[0][1] >= confidence
     spent, most = sum(stage.cost.gflops for stage in tried), stages[-1].cost.gflops
@@ -106,6 +103,10 @@ def live(prediction: Prediction | None, entry: Entry, text: str) -> str:
         f'<div class="ffn">{_chips(entry.frames, prediction and prediction.frequency)}{panel}'
         f'<p class="ffn-message" role="status">{escape(text)}</p></div>'
     )
+
+
+def heading(title: str, text: str) -> str:
+    return f'<div class="ffn ffn-choice"><h3>{title}</h3><small>{text}</small></div>'
 
 
 def count(number: int, noun: str) -> str:
