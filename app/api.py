@@ -106,7 +106,9 @@ def page(answers: Answers, limits: dict) -> None:
         (endpoints.cascade, [video, confidence, network]),
     ):
         name = function.__name__
-        video.upload(sentences(function), inputs, answer, api_name=name, api_description=function.__doc__, **limits)
+        video.upload(
+            sentences(function), inputs, answer, api_name=name, api_description=function.__doc__, **limits
+        )
 
 
 def _top(prediction: Prediction | None) -> list[dict] | None:

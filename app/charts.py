@@ -33,7 +33,7 @@ class Line:
 
 
 def sweep(pair: Pair, points: Sequence[Point], note: str = "") -> str:
-    """What ``points`` say and cost over frame counts; empty axes without any. ``note`` says how far it is."""
+    """What ``points`` say and cost, over frame counts; empty axes without any. ``note`` says how far it is."""
     points = sorted(points, key=lambda point: point.frames)
     latency = [Line("this network", "main", lambda point: point.main_cost.ms)]
     work = [Line("this network", "main", lambda point: point.main_cost.gflops)]
@@ -44,7 +44,9 @@ def sweep(pair: Pair, points: Sequence[Point], note: str = "") -> str:
     return (
         '<div class="ffn ffn-sweep"><header><h3>Every frame count</h3>'
         f'<small role="status">{escape(note)}</small></header><div class="ffn-charts">'
-        + _chart("Confidence", "of the top classes", _confidence(pair, points), points, bands, "{:.0%}".format, 1)
+        + _chart(
+            "Confidence", "of the top classes", _confidence(pair, points), points, bands, "{:.0%}".format, 1
+        )
         + _chart("Latency", "of the network, here and now", latency, points, bands, "{:.3g} ms".format)
         + _chart("Work", "billions of multiply-adds", work, points, bands, "{:.3g}".format)
         + "</div></div>"
@@ -86,14 +88,16 @@ def _chart(
     return (
         f'<figure class="ffn-chart"><figcaption><b>{title}</b> <small>{subtitle}</small></figcaption>'
         f'<div class="plot"><div class="scale">{scale if points else ""}</div>'
-        f'<div class="area" role="img" aria-label="{title} over frames, {len(points)} of {LAST} measured">{bands}'
+        f'<div class="area" role="img" aria-label="{title} over frames, {len(points)} measured">{bands}'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">{curves}</svg>'
         f'<i class="marker"></i>{tips}</div><div class="ticks">{ticks}</div></div><ul>{keys}</ul></figure>'
     )
 
 
 def _curve(line: Line, points: Sequence[Point], values: Sequence[float], top: float) -> str:
-    places = [f"{_x(p.frames):.2f},{100 - 100 * value / top:.2f}" for p, value in zip(points, values, strict=True)]
+    places = [
+        f"{_x(p.frames):.2f},{100 - 100 * value / top:.2f}" for p, value in zip(points, values, strict=True)
+    ]
     if len(places) == 1:
         places *= 2  # a line of one point shows its round end
     return f'<polyline class="{line.look}" points="{" ".join(places)}"/>'
@@ -108,7 +112,8 @@ def _tips(
         said = [f"{line.name}: {show(row[place])}" for line, row in zip(lines, values, strict=True)]
         texts[point.frames] = "\n".join(said)
     return "".join(
-        f'<i data-frames="{frames}" title="{_frames(frames)}\n{escape(text)}"></i>' for frames, text in texts.items()
+        f'<i data-frames="{frames}" title="{_frames(frames)}\n{escape(text)}"></i>'
+        for frames, text in texts.items()
     )
 
 

@@ -50,9 +50,7 @@ class Clips:
     def _decode(self, _digest: str, cut: Cut, path: Path) -> LoadedClip:
         seconds, megabytes = self._settings.max_decode_seconds, self._settings.max_decode_mb
         try:
-            return child.run(
-                decode, path, cut, self._settings.limits, seconds=seconds, megabytes=megabytes
-            )
+            return child.run(decode, path, cut, self._settings.limits, seconds=seconds, megabytes=megabytes)
         except child.Refused as error:
             raise VideoError(str(error)) from None
         except TimeoutError:

@@ -24,7 +24,7 @@ class Window:
         self._frames: deque[tuple[float, np.ndarray]] = deque(maxlen=MAX_FRAMES)
 
     def add(self, image: np.ndarray, seconds: float, short_side: int) -> None:
-        """Take a frame ``(H, W, 3)``, scaled down to ``short_side``, and forget those older than ``seconds``."""
+        """Take a frame ``(H, W, 3)``, scaled down to ``short_side``; forget what is older than ``seconds``."""
         now = time.monotonic()
         scale = short_side / min(image.shape[:2])
         if scale < 1:

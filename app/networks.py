@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from cachetools import LRUCache, cached
 
 import ffn
@@ -25,6 +23,7 @@ UPLOADED = "uploaded: "
 MEASURE = 0.05  # seconds for the latency of one frame count
 LOAD_SECONDS, LOAD_MB = 60, 4000  # what reading an uploaded checkpoint may take
 _SWITCHES = ("share_weights", "private_norms", "alteration")  # of FrameFlexible; they add no multiply-adds
+_GFLOPS: dict[tuple, float] = {}  # by kind of network and frame count: slow to find, and the same for all
 PICKLES = (".pth", ".pt", ".tar", ".pyth", ".pkl")
 
 
@@ -45,7 +44,6 @@ class Entry:
         counts = "/".join(map(str, self.frames))
         kind = f"frame-flexible, {counts}" if self.flexible else f"plain, {counts}"
         return f"{self.name} ({kind})" if self.model in self.name else f"{self.name} ({self.model}, {kind})"
-
 
     def class_name(self, index: int) -> str:
         return f"class {index}" if isinstance(self.classes, int) else self.classes[index]
@@ -68,9 +66,13 @@ class Network:
 
     def gflops(self, frames: int) -> float:
         """Billions of multiply-adds; a frame-flexible network's are those of the plain one it is made of."""
-        spec = self.predictor.model.spec
-        options = {name: value for name, value in spec.options.items() if name not in _SWITCHES}
-        return _gflops(spec.name, spec.num_classes, json.dumps(options), frames, self.predictor.preprocess.size)
+        model, size = self.predictor.model, self.predictor.preprocess.size
+        options = {name: value for name, value in model.spec.options.items() if name not in _SWITCHES}
+        kind = (model.spec.name, model.spec.num_classes, repr(options), size, frames)
+        if kind not in _GFLOPS:
+            branch = model.branch(frames) if isinstance(model, ffn.FrameFlexible) else model
+            _GFLOPS[kind] = gflops(branch, frames, size)
+        return _GFLOPS[kind]
 
     @property
     def nbytes(self) -> int:
@@ -107,7 +109,9 @@ class Networks:
         for entry in entries:
             if entry.name == name:
                 return entry
-        raise ffn.CheckpointError(f"there is no network {name}; pick one of {', '.join(e.name for e in entries)}")
+        raise ffn.CheckpointError(
+            f"there is no network {name}; pick one of {', '.join(e.name for e in entries)}"
+        )
 
     def first(self) -> Entry:
         """The network shown at first; CheckpointError if there is none at all."""
@@ -165,15 +169,10 @@ class Networks:
             raise ffn.CheckpointError(f"{path.name} describes a network too large to be loaded here") from None
         entry = _entry(path.name, ours)
         if entry is None:
-            raise ffn.CheckpointError(f"{path.name} holds a network of your own, which only your code can build")
+            raise ffn.CheckpointError(
+                f"{path.name} holds a network of your own, which only your code can build"
+            )
         return replace(entry, name=f"{UPLOADED}{path.name}")
-
-
-@functools.lru_cache(10_000)
-def _gflops(name: str, num_classes: int, options: str, frames: int, size: int) -> float:
-    with torch.device("meta"):
-        model = ffn.create_backbone(name, num_classes, **json.loads(options))
-    return gflops(model, frames, size)
 
 
 def convert(path: Path) -> Path:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
-from gradio.data_classes import FileData
 
 from app import api, charts, view
 from app.answers import Answers
@@ -74,8 +73,10 @@ class Handlers:
                 return shown, view.message(TAKE_ONE), *_ends(None)
             new = path != before.path or before.cut is None
             clip, cut = self._cut(shown.pair, path, *((0, None) if new else (start, end)))
-            return Shown(shown.pair, path, cut), view.message(view.describe(clip)), *(
-                _ends(clip) if new else (gr.skip(), gr.skip())
+            return (
+                Shown(shown.pair, path, cut),
+                view.message(view.describe(clip)),
+                *(_ends(clip) if new else (gr.skip(), gr.skip())),
             )
         except ValueError as error:
             text = view.message(f"{error}.", error=True)
@@ -143,7 +144,8 @@ class Handlers:
         window = window or Window()
         window.add(image, seconds, self.answers.cut(Pair(entry, None)).short_side)
         prediction, _ = self.answers.predict(Pair(entry, None), window, frames)
-        text = f"The last {window.seconds:.1f} s from {view.count(frames, 'frame')}: {prediction.network_ms:.1f} ms"
+        seen, took = view.count(frames, "frame"), prediction.network_ms
+        text = f"The last {window.seconds:.1f} s from {seen}: {took:.1f} ms"
         return (
             window,
             view.live(prediction, entry, text),
@@ -166,18 +168,6 @@ class Handlers:
     def _cut(self, pair: Pair, path: str, start: float, end: float | None) -> tuple[LoadedClip, Cut]:
         cut = self.answers.cut(pair, start, end)
         return self.answers.clip(path, cut), cut
-
-
-class Recording(gr.Video):
-    """A video as it was uploaded or recorded, without sound.
-
-    Gradio's own would let FFmpeg take the sound off, in this process and whatever the file is.
-    """
-
-    is_template = True  # the browser's part is that of gr.Video
-
-    def preprocess(self, payload: FileData | None) -> str | None:
-        return payload and payload.path
 
 
 def _ends(clip: LoadedClip | None) -> tuple[dict, dict]:
@@ -213,7 +203,7 @@ def build(answers: Answers) -> gr.Blocks:
         with gr.Tab("A clip"):
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
-                    video = Recording(
+                    video = gr.Video(
                         label="Clip",
                         sources=["upload", "webcam"],
                         webcam_options=gr.WebcamOptions(mirror=False),
@@ -223,6 +213,8 @@ def build(answers: Answers) -> gr.Blocks:
                         autoplay=True,
                         elem_id="clip",
                     )
+                    # Gradio's own lets FFmpeg take the sound off, in this process and whatever the file is.
+                    video.preprocess = lambda payload: payload and payload.path
                     message = _html(view.message(TAKE_ONE), "message")
                     with gr.Row(elem_id="segment"):
                         start, end = (
@@ -230,7 +222,9 @@ def build(answers: Answers) -> gr.Blocks:
                             for label, value in (("From second", 0), ("To second", 1))
                         )
                     if examples:
-                        gr.Examples(examples, video, label="Examples", elem_id="examples", api_visibility="private")
+                        gr.Examples(
+                            examples, video, label="Examples", elem_id="examples", api_visibility="private"
+                        )
                 with gr.Column(scale=3, min_width=340):
                     frames = gr.Slider(COUNTS[0], COUNTS[-1], FIRST, step=1, label="Frames", elem_id="frames")
                     empty_results, empty_strip = handlers.show(first, FIRST)
@@ -255,7 +249,13 @@ def build(answers: Answers) -> gr.Blocks:
 
         looking = {"fn": handlers.look, "inputs": [video, start, end, network, uploaded, shown]}
         looking |= {"outputs": [shown, message, start, end], "show_progress_on": message, **compute}
-        showing = {"fn": handlers.show, "inputs": [shown, frames], "outputs": [results, strip], **compute, **quiet}
+        showing = {
+            "fn": handlers.show,
+            "inputs": [shown, frames],
+            "outputs": [results, strip],
+            **compute,
+            **quiet,
+        }
         sweeping = {"fn": handlers.sweep, "inputs": shown, "outputs": curves, **quiet}
         sweeping |= {"concurrency_id": "sweep", "concurrency_limit": 1}
         # Of the values that a drag passes over, only the last one waits to be answered.
@@ -265,7 +265,9 @@ def build(answers: Answers) -> gr.Blocks:
         swept = looked.then(**showing).then(**sweeping)
         gr.on(touched, lambda: view.cascade([], 0), None, stages, cancels=swept, queue=False, **quiet)
         frames.change(**showing, **last)
-        frames.change(None, frames, js="n => document.documentElement.style.setProperty('--frames', n)", **quiet)
+        frames.change(
+            None, frames, js="n => document.documentElement.style.setProperty('--frames', n)", **quiet
+        )
 
         fitting = {"fn": handlers.fit, "inputs": [shown, budget], "outputs": [frames, chosen], **compute}
         gr.on([choose.click, budget.submit], **fitting, show_progress_on=chosen, api_visibility="private")

@@ -37,7 +37,11 @@ def describe(clip: LoadedClip) -> str:
 
 
 def results(
-    pair: Pair, frequency: int | None, main: Prediction | None, plain: Prediction | None, decode_ms: float | None
+    pair: Pair,
+    frequency: int | None,
+    main: Prediction | None,
+    plain: Prediction | None,
+    decode_ms: float | None,
 ) -> str:
     """Sub-network, both answers side by side and the time they took; with None, the same without values."""
     best = main.top[0][0] if main else None
@@ -47,7 +51,9 @@ def results(
     elif pair.main.flexible:
         right = _panel("Plain network", "none of this kind here", _note(_NO_PLAIN))
     else:
-        right = _panel("Nothing beside it", "this network is plain", _note("Pick a frame-flexible one to compare."))
+        right = _panel(
+            "Nothing beside it", "this network is plain", _note("Pick a frame-flexible one to compare.")
+        )
     times = {
         "Decoding, once": decode_ms,
         "Preprocessing": main and main.preprocess_ms,
@@ -90,7 +96,7 @@ def cascade(stages: Sequence[Stage], confidence: float, error: str = "") -> str:
     saved = f"<b>{share:.0%}</b> less work" if share >= 0 else f"{-share:.0%} more work"
     steps = "".join(_stage(stage, confidence) for stage in stages)
     return (
-        f'<div class="ffn ffn-outcome" role="status"><p>{end}: {saved} than always taking {stages[-1].frames}.</p>'
+        f'<div class="ffn ffn-outcome" role="status"><p>{end}: {saved} than taking {stages[-1].frames} always.</p>'
         f'<ol class="ffn-stages">{steps}</ol></div>'
     )
 

@@ -190,7 +190,9 @@ def preload(
 def _segment(video: VideoFile, start: float, end: float | None) -> tuple[int, int]:
     """The first frame of a segment and the one after its last."""
     if end is not None and not start < end:
-        raise VideoError(f"the segment from {start:g} to {end:g} seconds is empty: it must start before it ends")
+        raise VideoError(
+            f"the segment from {start:g} to {end:g} seconds is empty: it must start before it ends"
+        )
     first = max(0, int(start * video.fps + 1e-6))
     if first >= video.num_frames:
         raise VideoError(f"{video.path.name} ends after {video.seconds:.1f} seconds: start before that")

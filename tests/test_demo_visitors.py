@@ -90,11 +90,7 @@ def test_endpoints(client, clip):
     assert fit["frames"] == 32 and fit["ms"] > 0
     stages = client.predict(video, confidence=1.0, network="", api_name="/cascade")
     assert [stage["frames"] for stage in stages] == [4, 8, 16]
-    assert stages[0]["top"] and stages[0]["gflops"] == curve_work(client, video, 4)
-
-
-def curve_work(client, video, frames):
-    return next(p["gflops"] for p in client.predict(video, network="", api_name="/sweep") if p["frames"] == frames)
+    assert stages[0]["top"] and stages[2]["gflops"] == 4 * stages[0]["gflops"]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +160,7 @@ def bad_files(folder: Path, clip: Path, encode, numbered, audio_only) -> dict[st
         "10,000 fps": (patched(clip, folder / "fast.mp4", b"mdhd", 12, big), ""),
         "endless": (patched(clip, folder / "endless.mp4", b"mvhd", 16, big), ""),
         "zero size": (patched(clip, folder / "flat.mp4", b"avc1", 24, bytes(4)), ""),
-        "wrong codec": (patched(clip, folder / "codec.mp4", b"avc1", -4, b"zzzz"), "codec.mp4 is damaged or holds no"),
+        "wrong codec": (patched(clip, folder / "codec.mp4", b"avc1", -4, b"zzzz"), ""),
         "damaged": (folder / "damaged.mp4", ""),
         "name": (named, "no video file"),
     }
@@ -173,7 +169,7 @@ def bad_files(folder: Path, clip: Path, encode, numbered, audio_only) -> dict[st
 def test_bad_files_get_a_sentence_and_the_next_visitor_an_answer(
     app, client, clip, folder, encode, numbered, audio_only
 ):
-    url, process = app
+    _, process = app
     corpus = folder / "corpus"
     corpus.mkdir()
     right = client.predict(handle_file(clip), frames=4, network="", api_name="/predict")
@@ -238,7 +234,7 @@ def test_clips_are_decoded_once_per_content_within_bounds(tmp_path, encode, numb
         clips.get(encode(tmp_path / f"big{i}.mp4", numbered(40, 80, 80) + np.uint8(i)), Cut())
         assert clips.kept.currsize <= clips.kept.maxsize
     assert clips.get(first, Cut()) is not kept, "it made room"
-    with pytest.raises(VideoError, match="begins|ends after"):
+    with pytest.raises(VideoError, match="ends after"):
         clips.get(first, Cut(start=3))
     second.unlink()
     with pytest.raises(VideoError, match=r"6\.mp4 is not here any longer"):
@@ -267,7 +263,10 @@ def test_uploaded_checkpoints(tmp_path):
     entry = networks.accept(ours)
     assert (entry.name, entry.frames, entry.classes) == ("uploaded: mine.safetensors", (16,), CLASSES)
     model = ffn.create_backbone("tsm_resnet18", 3)
-    state = {f"module.base_model.{name}".replace("base_model.fc", "new_fc"): t for name, t in model.state_dict().items()}
+    state = {
+        f"module.base_model.{name}".replace("base_model.fc", "new_fc"): t
+        for name, t in model.state_dict().items()
+    }
     torch.save({"state_dict": state, "epoch": 3}, released)
     entry = networks.accept(released)
     assert (entry.model, entry.classes, entry.class_name(2)) == ("tsm_resnet18", 3, "class 2")
@@ -284,7 +283,7 @@ def test_uploaded_checkpoints(tmp_path):
         with pytest.raises(ffn.CheckpointError, match=sentence) as caught:
             networks.accept(path)
         assert str(tmp_path) not in str(caught.value)
-    with pytest.raises(ffn.CheckpointError, match="at most 0.1 MB"):
+    with pytest.raises(ffn.CheckpointError, match=r"at most 0\.1 MB"):
         Networks(Settings(max_checkpoint_mb=0.1)).accept(released)
 
 
