@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradio as gr
@@ -22,7 +22,6 @@ from app.networks import PICKLES, Entry, Pair
 from app.sentences import sentences
 from app.settings import ROOT
 from ffn.flexible import nearest
-from ffn.video import LoadedClip
 
 FIRST = 8  # where the slider stands at first
 REDRAW = 0.3  # seconds between two pictures of a sweep
@@ -37,6 +36,7 @@ class Shown:
     pair: Pair
     path: str | None = None
     cut: Cut | None = None  # None: no clip, or one that cannot be used
+    seconds: float = 0  # of the whole clip
 
 
 class Handlers:
@@ -67,20 +67,20 @@ class Handlers:
         self, path: str | None, start: float, end: float, name: str, uploaded: list[Entry], before: Shown
     ) -> tuple:
         """Find the networks and decode the clip; what is shown now, a message, both ends of the segment."""
+        new = path != before.path
         try:
-            shown = Shown(self._pair(name, uploaded))
+            pair = self._pair(name, uploaded)
             if path is None:
-                return shown, view.message(TAKE_ONE), *_ends(None)
-            new = path != before.path or before.cut is None
-            clip, cut = self._cut(shown.pair, path, *((0, None) if new else (start, end)))
-            return (
-                Shown(shown.pair, path, cut),
-                view.message(view.describe(clip)),
-                *(_ends(clip) if new else (gr.skip(), gr.skip())),
-            )
+                return Shown(pair), view.message(TAKE_ONE), *_ends(0)
+            whole = new or (start == 0 and end >= before.seconds)
+            cut = self.answers.cut(pair, *((0, None) if whole else (start, end)))
+            clip = self.answers.clip(path, cut)
         except ValueError as error:
-            text = view.message(f"{error}.", error=True)
-            return Shown(before.pair, path if before.path == path else None), text, gr.skip(), gr.skip()
+            failed = Shown(before.pair) if new else replace(before, cut=None)
+            return failed, view.message(f"{error}.", error=True), gr.skip(), gr.skip()
+        seconds = math.ceil(10 * clip.num_frames / clip.fps) / 10 if new else before.seconds
+        ends = _ends(seconds) if new else (gr.skip(), gr.skip())
+        return Shown(pair, path, cut, seconds), view.message(view.describe(clip)), *ends
 
     @sentences
     def show(self, shown: Shown, frames: int) -> tuple[str, str]:
@@ -165,16 +165,11 @@ class Handlers:
             self.networks.load(entry)  # now, so that what is wrong with it is said once and here
         return pair
 
-    def _cut(self, pair: Pair, path: str, start: float, end: float | None) -> tuple[LoadedClip, Cut]:
-        cut = self.answers.cut(pair, start, end)
-        return self.answers.clip(path, cut), cut
 
-
-def _ends(clip: LoadedClip | None) -> tuple[dict, dict]:
+def _ends(seconds: float) -> tuple[dict, dict]:
     """The two ends of the segment, over all of a new clip."""
-    seconds = math.ceil(10 * clip.num_frames / clip.fps) / 10 if clip else 1
-    ends = {"minimum": 0, "maximum": seconds, "interactive": clip is not None}
-    return gr.Slider(value=0, **ends), gr.Slider(value=seconds, **ends)
+    ends = {"minimum": 0, "maximum": seconds or 1, "interactive": seconds > 0}
+    return gr.Slider(value=0, **ends), gr.Slider(value=seconds or 1, **ends)
 
 
 def build(answers: Answers) -> gr.Blocks:

@@ -96,7 +96,8 @@ def cascade(stages: Sequence[Stage], confidence: float, error: str = "") -> str:
     saved = f"<b>{share:.0%}</b> less work" if share >= 0 else f"{-share:.0%} more work"
     steps = "".join(_stage(stage, confidence) for stage in stages)
     return (
-        f'<div class="ffn ffn-outcome" role="status"><p>{end}: {saved} than taking {stages[-1].frames} always.</p>'
+        f'<div class="ffn ffn-outcome" role="status">'
+        f"<p>{end}: {saved} than taking {stages[-1].frames} always.</p>"
         f'<ol class="ffn-stages">{steps}</ol></div>'
     )
 

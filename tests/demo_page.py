@@ -118,6 +118,11 @@ class Page:
     def tab_named(self, name: str) -> None:
         self.tab.get_by_role("tab", name=name).click()
 
+    def start_camera(self) -> None:
+        self.tab.get_by_text("Click to Access Webcam").last.click()
+        self.tab.locator("#camera button[aria-label='capture photo']").click()
+        self.tab.locator("#live-answer", has_text=re.compile(r"The last \d\.\d s")).wait_for()
+
     @property
     def sub_network(self) -> str:
         return self.tab.locator("#results b[aria-current]").inner_text()

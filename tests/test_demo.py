@@ -154,8 +154,7 @@ def test_networks_by_address_and_by_upload(open_page, clip, folder):
 def test_live_camera(open_page):
     page = open_page()
     page.tab_named("Live camera")
-    page.tab.get_by_text("Click to Access Webcam").click()
-    page.tab.locator("#camera button[aria-label='capture photo']").click()
+    page.start_camera()
     page.tab.locator("#live-answer", has_text=re.compile(r"The last [12]\.\d s from 8 frames")).wait_for()
     assert page.tab.locator("#live-answer li span").first.inner_text() in CLASSES
     page.tab.locator("#live-frames input[type=number]").fill("3")
