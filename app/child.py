@@ -20,6 +20,8 @@ except ImportError:  # Windows has no such limits
 # without the threads and locks of the app.
 _METHOD = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
 _CONTEXT = mp.get_context(_METHOD)
+if _METHOD == "forkserver":
+    _CONTEXT.set_forkserver_preload([__name__, "ffn"])
 
 
 class Refused(ValueError):
@@ -29,7 +31,6 @@ class Refused(ValueError):
 def prepare() -> None:
     """Start the process that children fork from, so that the first visitor does not wait for it."""
     if _METHOD == "forkserver":
-        _CONTEXT.set_forkserver_preload([__name__, "ffn"])
         forkserver.ensure_running()
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 90  # seconds; machines that test are busy
+PATIENCE = 180  # seconds; machines that test are busy
 
 
 def start(arguments, **environment) -> subprocess.Popen:
