@@ -19,6 +19,7 @@ from app.answers import Answers
 from app.clips import COUNTS, Cut
 from app.live import Window
 from app.networks import PICKLES, Entry, Pair
+from app.recording import Recording
 from app.sentences import sentences
 from app.settings import ROOT
 from ffn.flexible import nearest
@@ -198,7 +199,7 @@ def build(answers: Answers) -> gr.Blocks:
         with gr.Tab("A clip"):
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
-                    video = gr.Video(
+                    video = Recording(
                         label="Clip",
                         sources=["upload", "webcam"],
                         webcam_options=gr.WebcamOptions(mirror=False),
@@ -208,8 +209,6 @@ def build(answers: Answers) -> gr.Blocks:
                         autoplay=True,
                         elem_id="clip",
                     )
-                    # Gradio's own lets FFmpeg take the sound off, in this process and whatever the file is.
-                    video.preprocess = lambda payload: payload and payload.path
                     message = _html(view.message(TAKE_ONE), "message")
                     with gr.Row(elem_id="segment"):
                         start, end = (

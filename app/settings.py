@@ -11,6 +11,9 @@ from ffn.video import Limits
 ROOT = Path(__file__).resolve().parents[1]
 
 
+KINDS = {"int": int, "float": float, "str": str, "Path": Path}
+
+
 @dataclass(frozen=True)
 class Settings:
     """Each field is an environment variable: ``max_mb`` is FFN_MAX_MB."""
@@ -45,19 +48,15 @@ class Settings:
         """Raises ValueError if a variable holds no number above 0 where one is needed."""
         given = {}
         for field in fields(cls):
-            variable = f"FFN_{field.name.upper()}"
+            variable, kind = f"FFN_{field.name.upper()}", KINDS[field.type]
             if text := os.environ.get(variable):
-                parse = type(field.default)
-                given[field.name] = text if parse is str else Path(text) if parse in PATHS else number(variable)
+                given[field.name] = kind(number(variable) if kind in (int, float) else text)
         return cls(**given)
 
     @property
     def limits(self) -> Limits:
         """What is accepted of a clip; ``aspect`` bounds what it takes in memory when decoded."""
         return Limits(megabytes=self.max_mb, seconds=self.max_seconds, pixels=int(self.max_pixels), aspect=5)
-
-
-PATHS = (type(Path()), Path)
 
 
 def number(variable: str) -> float:
@@ -67,6 +66,6 @@ def number(variable: str) -> float:
         value = float(text)
     except ValueError:
         value = 0
-    if not value > 0:
+    if not 0 < value < float("inf"):
         raise ValueError(f"the environment variable {variable} must be a number above 0, not {text!r}")
     return value

@@ -20,10 +20,10 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 EXAMPLE = 2  # moving left to right
 SIZES = {  # width, height, scale, colours
-    "desktop": (1280, 800, 1, "light"),
-    "desktop-dark": (1280, 800, 1, "dark"),
-    "phone": (390, 844, 1.5, "light"),
-    "phone-dark": (390, 844, 1.5, "dark"),
+    "desktop-4": (1280, 800, 1, "light"),
+    "desktop-4-dark": (1280, 800, 1, "dark"),
+    "phone-4": (390, 844, 1.5, "light"),
+    "phone-4-dark": (390, 844, 1.5, "dark"),
 }
 
 
