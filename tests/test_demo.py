@@ -167,8 +167,9 @@ def test_recorded_in_the_browser(open_page):
     page.tab.locator("#clip button[aria-label='Capture from camera']").click()
     page.tab.locator("#clip").get_by_text("Click to Access Webcam").click()
     record = page.tab.locator("#clip button[aria-label='start recording']")  # which also stops
+    page.tab.wait_for_function("document.querySelector('#clip video')?.readyState >= 3")
     record.click()
-    page.tab.wait_for_timeout(1500)
+    page.tab.wait_for_timeout(4000)  # a busy machine encodes few frames a second
     record.click()
     page.wait_for_message(r"\d+ frames? in \d")
     page.wait_for(8)
