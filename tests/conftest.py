@@ -14,6 +14,7 @@ import services
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 QUIET += ["--disable-background-networking", "--disable-component-update"]
+QUIET += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a camera
 
 
 def _encode(path, frames, fps=30, codec="libx264", *, times=None, rotation=0, container=None, options=None):
