@@ -70,7 +70,7 @@ def check(data: str, root: Path, *, min_frames: int, fold: int, workers: int, ou
 def in_parallel(function: Callable, items: Iterable, workers: int | None, title: str) -> Iterator:
     """``function`` of each item, in order, by processes of one thread each, under a progress bar."""
     items, workers = list(items), workers or os.cpu_count() or 1
-    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers) as pool:
         try:
             yield from tqdm(pool.map(function, items, chunksize=8), title, len(items), unit="clip")
         except BaseException:

@@ -12,10 +12,16 @@ import zlib
 from functools import partial
 from pathlib import Path
 
+import cv2
+
 from trainers.data.cached import Cached
 from trainers.data.files import DataError, Files
 from trainers.data.layouts import LAYOUTS, Layout, read_clips
 from trainers.data.motion import Motion
+
+# Clips are decoded by many processes, whose threads would fight for the cores. To be said before they fork:
+# in a process forked from one whose OpenCV has threads, this call waits for them for ever.
+cv2.setNumThreads(1)
 
 
 def motion(split: str, *, size: int, clips: int | None = None, cache: Path | None = None, **_):

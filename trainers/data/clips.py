@@ -190,6 +190,5 @@ def _collate(samples: list[Sample | str]) -> Batch:
 
 
 def _quiet(_worker: int) -> None:
-    cv2.setNumThreads(0)  # many workers with threads of their own would fight for the cores
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the run saves, then ends them
         signal.signal(number, signal.SIG_IGN)
