@@ -15,7 +15,7 @@ import ffn
 from ffn.measure import gflops
 from trainers import report
 from trainers.data import create_source
-from trainers.evaluate import Outcome, _predict, check_classes, load_network, main, together
+from trainers.evaluate import Outcome, Settings, _predict, _seed, check_classes, load_network, main, together
 
 
 def outcome(labels, **predictions):
@@ -170,3 +170,9 @@ def test_views_of_a_video_are_averaged_as_probabilities():
         got = _predict(model, clips, videos=2)
         views = model(model.spec.preprocess.normalise(clips)).softmax(1)
     assert torch.allclose(got[1], (views[2] + views[3]) / 2)
+
+
+def test_clips_that_a_network_was_trained_on_do_not_test_it(tmp_path):
+    path = tmp_path / "best.safetensors"
+    ffn.save(ffn.create_backbone("tsm_tiny", 2), path, seed=7)
+    assert _seed(Settings((path,)), path) == 7 and _seed(Settings((path,), seed=3), path) == 3

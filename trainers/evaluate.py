@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import ffn
 from ffn.adaptive import check_cascade
-from ffn.checkpoint import write_atomically
+from ffn.checkpoint import read_metadata, write_atomically
 from ffn.device import choose_device
 from ffn.flexible import nearest
 from ffn.measure import count_parameters, describe, gflops, latency
@@ -186,8 +186,8 @@ class Settings:
     """which of the data set's official splits (HMDB51 has 1, 2 and 3)"""
     clips: int | None = None
     """clips to use; default: all"""
-    seed: int = 0
-    """of a folder's split into training and validation clips, as for trainers.run"""
+    seed: int | None = None
+    """of a folder's split into training and validation clips; default: that of the checkpoint's run"""
     max_bad: float = 0.05
     """largest share of clips that may be unreadable, as found by trainers.check"""
     frames: tuple[int, ...] = COUNTS
@@ -296,7 +296,7 @@ def compare(settings: Settings) -> report.Comparison:
         if name in outcomes:
             raise ValueError(f"two checkpoints are called {name}: rename one, so that their rows differ")
         model = load_network(path).to(where)
-        source = _source(settings, model.spec.preprocess.size)
+        source = _source(settings, model.spec.preprocess.size, _seed(settings, path))
         check_classes(model, name, source.classes)
         outcome = evaluate(
             model, source, settings.counts, settings.batch_size, workers, name, settings.views, settings.crops
@@ -318,7 +318,14 @@ def compare(settings: Settings) -> report.Comparison:
     return report.Comparison(outcomes, costs, cascades, paper, describe(where), views)
 
 
-def _source(settings: Settings, size: int):
+def _seed(settings: Settings, path: Path) -> int:
+    """Another seed than the run's would test on clips that it was trained on."""
+    if settings.seed is not None or path.suffix != ".safetensors":
+        return settings.seed or 0
+    return int(read_metadata(path).get("seed", 0))
+
+
+def _source(settings: Settings, size: int, seed: int):
     return create_source(
         settings.data,
         "val",
@@ -326,7 +333,7 @@ def _source(settings: Settings, size: int):
         size=size,
         clips=settings.clips,
         cache=settings.cache,
-        seed=settings.seed,
+        seed=seed,
         fold=settings.fold,
         max_bad=settings.max_bad,
     )

@@ -283,7 +283,9 @@ class Trainer:
         progress.history += rows
         report.write_metrics(out / "metrics.csv", progress.history)
         if better:
-            ffn.save(self.evaluated, out / "best.safetensors", epoch=str(epoch))
+            config = self.config
+            notes = {"epoch": epoch, "seed": config.seed, "data": config.dataset.data, "method": config.method}
+            ffn.save(self.evaluated, out / "best.safetensors", **notes)
         if self.observer:
             self.observer.epoch(epoch, rows)
         left = seconds * (self.config.optim.epochs - epoch) / 60
