@@ -43,9 +43,9 @@ def show() -> None:
         )
         for name, (title, icon) in PAGES.items()
     }
-    common.remember(pages)
     page = st.navigation(list(pages.values()), position="top")
     access.log_in()
+    common.follow(pages)
     st.html(f"<style>{CSS}</style>")
     page.run()
 

@@ -95,13 +95,17 @@ def show_outcome() -> None:
         (st.success if well else st.error)(plain(text))
 
 
-def remember(pages: dict[str, st.Page]) -> None:
-    st.session_state["pages"] = pages
-
-
 def go(page: str, **query: object) -> None:
-    """Leave for another page."""
-    st.switch_page(st.session_state["pages"][page], query_params={k: str(v) for k, v in query.items()})
+    """Leave for another page: from the next run of the whole script, as a live part cannot."""
+    st.session_state["go"] = page, {name: str(value) for name, value in query.items()}
+    st.rerun()
+
+
+def follow(pages: dict[str, st.Page]) -> None:
+    """Leave for where :func:`go` was asked to."""
+    if asked := st.session_state.pop("go", None):
+        page, query = asked
+        st.switch_page(pages[page], query_params=query)
 
 
 def name(job: Job) -> str:
