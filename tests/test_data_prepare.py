@@ -26,7 +26,7 @@ def something_v1(root, clip):
     write(root / "something-something-v1-validation.csv", "3;Moving a cup\n")
     for i in (1, 2, 3):
         jpegs(root / f"20bn-something-something-v1/{i}")
-    return ("Moving a cup", "Holding, a cup"), {
+    return ("Holding, a cup", "Moving a cup"), {  # in alphabetical order, as the released checkpoints
         1: ["20bn-something-something-v1/1", "20bn-something-something-v1/2"]
     }
 

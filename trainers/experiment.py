@@ -28,6 +28,13 @@ class Run:
     seed: int = 0
     after: str | None = None
     """label of the run whose best checkpoint it starts from"""
+    members: tuple[str, ...] = ()
+    """labels of runs whose mean prediction it is; nothing is trained"""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Labels of the runs whose best checkpoint it needs."""
+        return self.members or ((self.after,) if self.after else ())
 
     @property
     def name(self) -> str:
@@ -63,6 +70,7 @@ def other_tables(seed: int) -> Iterator[Run]:
         for rho in (0.5, 0.75):
             settings = {"method": method, "frames": (low, high), "rho": rho}
             yield Run(DEPTH, f"{method}{rho * 100:.0f}", settings, seed)
+    yield Run(DEPTH, "ensemble", {}, seed, members=(f"st{low}", f"st{mid}", "base"))
     yield Run(DEPTH, "finetune", {"method": "finetune", "frames": (low,)}, seed, after="base")
     yield Run(DEPTH, "ffn_shared_norms", {"frames": frames, "private_norms": False}, seed)
     yield Run(DEPTH, "ffn_unaltered", {"frames": frames, "alteration": False}, seed)

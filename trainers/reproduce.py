@@ -6,6 +6,7 @@ was cut off goes on), and writes the paper's tables and figures in these numbers
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -18,7 +19,12 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from ffn import load
+from ffn.checkpoint import write_atomically
+from ffn.measure import count_parameters, gflops
 from trainers.config import Config
+from trainers.data import create_source
+from trainers.evaluate import COUNTS, evaluate, together
 from trainers.experiment import FULL, NETWORKS, QUICK, Run, runs
 from trainers.results import Results, write
 
@@ -29,11 +35,14 @@ def train(run: Run, out: Path, settings: dict, threads: int) -> str | None:
     if (folder / "results.json").exists():
         return None
     chosen = settings | run.settings | {"model": run.model, "seed": run.seed, "out": folder}
+    needed = [out / f"{run.model}-{label}-seed{run.seed}" / "best.safetensors" for label in run.needs]
+    missing = [path for path in needed if not path.exists()]
+    if missing:
+        return f"{run.name} needs {missing[0]}, which is not there"
+    if run.members:
+        return _ensemble(needed, folder, settings)
     if run.after:
-        start = out / f"{run.model}-{run.after}-seed{run.seed}" / "best.safetensors"
-        if not start.exists():
-            return f"{run.name} starts from {start}, which is not there"
-        chosen["init"] = str(start)
+        chosen["init"] = str(needed[0])
     command = [
         sys.executable,
         "-m",
@@ -49,6 +58,24 @@ def train(run: Run, out: Path, settings: dict, threads: int) -> str | None:
     return (
         None if done.returncode == 0 else f"{run.name} ended with code {done.returncode}: see {folder}/log.txt"
     )
+
+
+def _ensemble(checkpoints: list[Path], folder: Path, settings: dict) -> str | None:
+    """Evaluate the mean prediction of ``checkpoints`` and write what a run writes of itself."""
+    size = load(checkpoints[0]).spec.preprocess.size
+    source = create_source("motion", "val", size=size, clips=settings.get("val_clips"), cache=settings["cache"])
+    networks = [load(path) for path in checkpoints]
+    outcomes = {model.spec.frames[0]: evaluate(model, source, COUNTS, bar=None) for model in networks}
+    outcome = together(outcomes, lambda _: list(outcomes))
+    work = {count: sum(gflops(model, count, size) for model in networks) for count in COUNTS}
+    results = {
+        "accuracy": outcome.accuracy,
+        "top5": {count: outcome.top(5, count) for count in COUNTS},
+        "gflops": work,
+        "parameters": sum(map(count_parameters, networks)),
+    }
+    write_atomically(folder / "results.json", lambda partial: partial.write_text(json.dumps(results)))
+    return None
 
 
 def main(
@@ -93,11 +120,11 @@ def main(
 
 
 def _train_all(plan: list[Run], out: Path, settings: dict, jobs: int, threads: int, about: dict) -> list[str]:
-    """Runs that start from another's checkpoint wait for all others before them in the plan."""
+    """Runs that need another's checkpoint come after all others."""
     problems = []
-    first = [run for run in plan if not run.after]
+    first = [run for run in plan if not run.needs]
     with tqdm(total=len(plan), unit="run") as bar:
-        for batch in (first, [run for run in plan if run.after]):
+        for batch in (first, [run for run in plan if run.needs]):
             with ThreadPoolExecutor(jobs) as pool:
                 for problem in pool.map(lambda run: train(run, out, settings, threads), batch):
                     problems += [problem] if problem else []

@@ -21,6 +21,7 @@ METHODS = {  # label: what the tables call it
     "proportional50": "proportional sampling .50",
     "proportional75": "proportional sampling .75",
     "finetune": "fine-tuned H to L",
+    "ensemble": "ensemble of 3 networks",
     "separate": "separate training (3 networks)",
     "ffn": "FFN",
 }

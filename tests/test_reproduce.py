@@ -1,0 +1,61 @@
+"""The experiment's plan and its tables, from results written by hand."""
+
+import json
+
+import pytest
+
+from trainers.config import Config
+from trainers.experiment import FULL, NETWORKS, QUICK, Run, runs
+from trainers.reproduce import main, train
+from trainers.results import Results, tables, write
+
+
+def test_every_planned_run_is_a_run_once():
+    plan = list(runs((0, 1), tuple(NETWORKS)))
+    assert len({run.name for run in plan}) == len(plan) == 2 * 4 * 4 + 12
+    assert plan[0].name == "tsm_tiny-ffn-seed0" and all(run.seed == 1 for run in plan[-16:])
+    for run in plan:
+        for size in (FULL, QUICK):
+            chosen = size | run.settings | {"model": run.model, "init": "x" if run.after else None}
+            assert run.members or Config().with_fields(chosen).resolved()
+        assert {f"{run.model}-{label}-seed{run.seed}" for label in run.needs} <= {other.name for other in plan}
+
+
+@pytest.fixture
+def results(tmp_path):
+    def put(model, label, seed, *top1):
+        accuracy = dict(zip((4, 8, 12, 16), (*top1[:2], top1[1], top1[2]), strict=True))
+        folder = tmp_path / f"{model}-{label}-seed{seed}"
+        folder.mkdir()
+        rest = {"top5": accuracy, "gflops": {4: 1, 8: 2, 12: 3, 16: 4}, "parameters": 390_000}
+        (folder / "results.json").write_text(json.dumps({"accuracy": accuracy} | rest))
+
+    for seed, more in ((0, 0.0), (1, 2.0)):
+        put("tsm_tiny", "ffn", seed, 70 + more, 80 + more, 85 + more)
+        put("tsm_tiny", "base", seed, 40, 60, 82)
+        put("tsm_tiny", "st4", seed, 69 + more, 50, 20)
+        put("tsm_tiny", "st8", seed, 55, 77 + more, 60)
+    return Results.read(tmp_path, list(runs((0, 1), tuple(NETWORKS))))
+
+
+def test_tables_hold_mean_and_spread_over_seeds(results):
+    text = "\n".join(tables(results))
+    assert "71.0 ± 1.4 | 81.0 ± 1.4 | 86.0 ± 1.4" in text  # FFN
+    assert "70.0 ± 1.4 | 78.0 ± 1.4 | 82.0 ± 0.0" in text  # separate: at each count the network trained there
+    assert "40.0 ± 0.0 | 60.0 ± 0.0 | 82.0 ± 0.0" in text
+    assert "mixed" not in text and "tea_tiny" not in text  # not done
+
+
+def test_everything_is_written(results, tmp_path):
+    write(tmp_path / "out", results, {"machine": "a laptop"})
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"results.md", "results.csv", "any_frame.png", "figures.html"}
+    assert "a laptop" in (tmp_path / "out" / "results.md").read_text()
+    assert len((tmp_path / "out" / "results.csv").read_text().splitlines()) == 1 + 8 * 4
+
+
+def test_mistakes_and_missing_starts(tmp_path):
+    with pytest.raises(ValueError, match="--only takes tsm_tiny"):
+        main(out=tmp_path, only=("resnet",))
+    run = Run("tsm_tiny", "finetune", {}, after="base")
+    assert "needs" in train(run, tmp_path, {}, 1) and "base-seed0" in train(run, tmp_path, {}, 1)
