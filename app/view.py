@@ -1,100 +1,25 @@
-"""What the page shows of a prediction, as HTML. Every part keeps its size while the values in it change."""
+"""What the page shows of an answer, as HTML. Every part keeps its size while the values in it change."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Sequence
 from html import escape
 
 import cv2
 import numpy as np
 
+from app.answers import TOP, Fit, Stage
+from app.networks import Entry, Pair
 from ffn.predict import Prediction
 from ffn.preprocess import Preprocess
 from ffn.video import LoadedClip
 
-TOP = 5
-
 HEADER = """<header class="ffn ffn-header">
 <h1>Frame Flexible Network</h1>
 <p>One video network, trained once, that serves every frame count; it tells how things move.</p>
-<p>Take a clip and <b>drag the slider</b>: the network on the left stays sure;
-the one on the right was trained at {frames} frames only.</p>
+<p>Take a clip and <b>drag the slider</b>: fewer frames cost less, and the network on the left stays sure.</p>
 </header>"""
-
-CSS = """
-.ffn { --soft: color-mix(in srgb, var(--body-text-color) 68%, transparent); --line: var(--border-color-primary);
-  color: var(--body-text-color); font-variant-numeric: tabular-nums; line-height: 1.35; }
-.ffn h3 { font-size: .95rem; font-weight: 600; margin: 0; }
-.ffn small { font-size: .8rem; color: var(--soft); }
-.html-container:has(.ffn) { padding: 0 !important; }
-
-.ffn-header h1 { font-size: 1.7rem; font-weight: 700; margin: 0 0 .3rem; }
-.ffn-header p { margin: 0; line-height: 1.5; color: var(--soft); }
-.ffn-header b { color: var(--body-text-color); }
-
-.ffn-message { min-height: 2.8em; font-size: .875rem; line-height: 1.4; overflow-wrap: anywhere;
-  color: var(--soft); }
-.ffn-message[role=alert] { color: #b91c1c; font-weight: 600; }
-.dark .ffn-message[role=alert] { color: #fca5a5; }
-
-.ffn-chips { display: flex; gap: .4rem; align-items: center; margin-bottom: .75rem; }
-.ffn-chips span { font-size: .875rem; margin-right: .4rem; white-space: nowrap; }
-.ffn-chips b { flex: 0 1 3rem; padding: .2rem 0; text-align: center; border-radius: 99px; font-size: .9rem;
-  font-weight: 500; border: 1px solid var(--line); color: var(--soft); }
-.ffn-chips b[aria-current] { font-weight: 700; color: #fff; background: #2563eb; border-color: #2563eb; }
-
-.ffn-panels { display: grid; grid-template-columns: 1fr 1fr; gap: .75rem; }
-.ffn-panel { padding: .8rem; min-width: 0; border: 1px solid var(--line); border-radius: 10px;
-  background: var(--block-background-fill); }
-.ffn-panel header { height: 2.9rem; }
-.ffn-panel ol { list-style: none; margin: .6rem 0 0; padding: 0; }
-.ffn-panel li { margin: 0 0 .5rem; }
-.ffn-panel li span { display: block; height: 1.4em; overflow: hidden; font-size: .85rem; white-space: nowrap;
-  text-overflow: ellipsis; color: var(--soft); }
-.ffn-panel li div { display: flex; align-items: center; gap: .5rem; font-size: .8rem; }
-.ffn-panel li i { flex: 1; height: 7px; border-radius: 4px; overflow: hidden; background: var(--line); }
-.ffn-panel li i::before { content: ""; display: block; height: 100%; width: var(--p); background: #94a3b8; }
-.ffn-panel li b { width: 3.4em; text-align: right; font-weight: 500; }
-.ffn-panel li.same i::before { background: #2563eb; }
-.ffn-panel li.same span, .ffn-panel li.same b { font-weight: 700; color: var(--body-text-color); }
-
-.ffn-latency { display: grid; grid-template-columns: repeat(3, 1fr); gap: .75rem; margin: .75rem 0 0; }
-.ffn-latency div { display: flex; flex-direction: column; justify-content: space-between; min-width: 0;
-  padding: .5rem .8rem; border: 1px solid var(--line); border-radius: 10px;
-  background: var(--background-fill-secondary); }
-.ffn-latency dt { font-size: .8rem; color: var(--soft); }
-.ffn-latency dd { margin: 0; font-weight: 600; }
-
-.ffn-strip h3 { margin-bottom: .5rem; }
-.ffn-strip div { display: grid; gap: .5rem; grid-template-columns: repeat(16, 1fr); }
-.ffn-strip figure { margin: 0; min-width: 0; }
-.ffn-strip img { display: block; width: 100%; aspect-ratio: 1; margin: 0; border-radius: 6px;
-  background: var(--line); }
-.ffn-strip figcaption { font-size: .72rem; text-align: center; color: var(--soft); }
-.ffn-strip .unused { visibility: hidden; }
-.ffn-strip .unused::before { content: ""; display: block; aspect-ratio: 1; }
-
-#examples .gallery:not(.container) { display: grid; grid-template-columns: repeat(3, 1fr); }
-#examples .container { width: 100%; max-width: none; height: auto; aspect-ratio: 4 / 3; }
-#clip button[aria-label^="Trim"], #clip button[aria-label^="Reset"], footer .divider { display: none; }
-
-@media (max-width: 900px) {
-  .ffn-strip div { grid-template-columns: repeat(8, 1fr); }
-}
-@media (max-width: 640px) {
-  .ffn-header h1 { font-size: 1.4rem; }
-  .ffn-panels, .ffn-latency { gap: .5rem; }
-  .ffn-panel, .ffn-latency div { padding: .5rem; }
-  .ffn-panel header { height: 4.6rem; }
-  .ffn-panel li span { display: grid; align-items: end; height: 2.6em; font-size: .7rem; line-height: 1.3;
-    white-space: normal; }
-  .ffn-panel li.same span { font-weight: 400; }
-  .ffn-latency dt { font-size: .72rem; }
-  .ffn-strip div { grid-template-columns: repeat(5, 1fr); }
-  footer { display: none !important; }
-}
-"""
 
 
 def message(text: str, error: bool = False) -> str:
@@ -102,61 +27,148 @@ def message(text: str, error: bool = False) -> str:
     return f'<div class="ffn ffn-message" role="{role}">{escape(text)}</div>'
 
 
+def describe(clip: LoadedClip) -> str:
+    """One sentence about a clip that was decoded."""
+    frames = count(clip.num_frames, "frame")
+    height, width = clip.frames.shape[1:3]
+    square = max(height, width) < 1.05 * min(height, width)
+    seen = "" if square else " The networks see the square in its middle."
+    return f"{frames} in {clip.num_frames / clip.fps:.1f} s, decoded once; the slider picks among them.{seen}"
+
+
 def results(
-    flexible: Prediction | None,
+    pair: Pair,
+    frequency: int | None,
+    main: Prediction | None,
     plain: Prediction | None,
     decode_ms: float | None,
-    frequencies: Iterable[int],
-    plain_frames: str,
-    active: int | None,
 ) -> str:
     """Sub-network, both answers side by side and the time they took; with None, the same without values."""
-    frequencies = list(frequencies)
-    trained = ", ".join(map(str, frequencies[:-1])) + " and " * (len(frequencies) > 1) + str(frequencies[-1])
-    best = flexible.top[0][0] if flexible else None
-    left = _panel("Frame Flexible Network", f"trained once, at {trained} frames", flexible, best)
-    right = _panel("Plain network", f"trained at {plain_frames} frames only", plain, best)
+    best = main.top[0][0] if main else None
+    left = _panel(*_titles(pair.main), _bars(main, best))
+    if pair.plain:
+        right = _panel(*_titles(pair.plain), _bars(plain, best))
+    elif pair.main.flexible:
+        right = _panel("Plain network", "none of this kind here", _note(_NO_PLAIN))
+    else:
+        right = _panel(
+            "Nothing beside it", "this network is plain", _note("Pick a frame-flexible one to compare.")
+        )
     times = {
         "Decoding, once": decode_ms,
-        "Preprocessing": flexible and flexible.preprocess_ms,
-        "Network": flexible and flexible.network_ms,
+        "Preprocessing": main and main.preprocess_ms,
+        "Network": main and main.network_ms,
     }
     return (
-        f'<div class="ffn">{_chips(frequencies, active)}<div class="ffn-panels">{left}{right}</div>'
+        f'<div class="ffn">{_chips(pair.main.frames, frequency)}<div class="ffn-panels">{left}{right}</div>'
         f"{_latency(times)}</div>"
     )
 
 
-def strip(clip: LoadedClip | None, prediction: Prediction | None, preprocess: Preprocess, slots: int) -> str:
-    """The frames of a clip that the networks see, as they see them: cropped to the centre.
-
-    There are always ``slots`` places, those not needed invisible, so that the page keeps its height.
-    """
+def strip(clip: LoadedClip | None, indices: Sequence[int], preprocess: Preprocess) -> str:
+    """The frames of a clip that the networks see, as they see them: cropped to the centre."""
     figures = []
-    if clip and prediction:
-        seen = zip(clip.read(prediction.indices), prediction.indices, strict=True)
-        figures = [_figure(image, index / clip.fps, preprocess) for image, index in seen]
-    unused = '<figure class="unused"><figcaption>&nbsp;</figcaption></figure>' * (slots - len(figures))
-    count = len(figures)
-    title = f"The {count} frame{'s' * (count != 1)} the networks see" if count else "&nbsp;"
-    return f'<div class="ffn ffn-strip"><h3>{title}</h3><div>{"".join(figures)}{unused}</div></div>'
+    if clip:
+        seen = zip(clip.read(indices), indices, strict=True)
+        figures = [_figure(image, clip.seconds_at(index), preprocess) for image, index in seen]
+    title = f"The {count(len(figures), 'frame')} the network sees" if figures else "The frames the network sees"
+    many = ' class="many"' * (len(figures) > 16)
+    return f'<div class="ffn ffn-strip"><h3>{title}</h3><div{many} tabindex="0">{"".join(figures)}</div></div>'
 
 
-def _chips(frequencies: Iterable[int], active: int | None) -> str:
+def budget(fit: Fit | None, error: str = "") -> str:
+    """How many frames a time budget allows."""
+    if error or not fit:
+        return _outcome(escape(error or "The network is measured on this machine, here and now."), bool(error))
+    more = f"; {fit.frames + 1} would take {fit.more_ms:.1f} ms" if fit.more_ms else ""
+    return _outcome(f"<b>{count(fit.frames, 'frame')}</b> in {fit.ms:.1f} ms{more}. The slider stands there.")
+
+
+def cascade(stages: Sequence[Stage], confidence: float, error: str = "") -> str:
+    """The stages of a cascade, where it stopped, and what it saved against always taking the most frames."""
+    if error or not stages:
+        return _outcome(escape(error or "It stops at the first stage that is sure enough."), bool(error))
+    tried = [stage for stage in stages if stage.prediction]
+    sure = tried[-1].prediction.top[0][1] >= confidence
+    spent, most = sum(stage.cost.gflops for stage in tried), stages[-1].cost.gflops
+    end = f"{'Sure' if sure else 'Not sure even'} at <b>{count(tried[-1].frames, 'frame')}</b>"
+    share = 1 - spent / most
+    saved = f"<b>{share:.0%}</b> less work" if share >= 0 else f"{-share:.0%} more work"
+    steps = "".join(_stage(stage, confidence) for stage in stages)
+    return (
+        f'<div class="ffn ffn-outcome" role="status">'
+        f"<p>{end}: {saved} than taking {stages[-1].frames} always.</p>"
+        f'<ol class="ffn-stages">{steps}</ol></div>'
+    )
+
+
+def live(prediction: Prediction | None, entry: Entry, text: str) -> str:
+    """The answer to the last seconds of a camera."""
+    best = prediction.top[0][0] if prediction else None
+    panel = _panel(*_titles(entry), _bars(prediction, best))
+    return (
+        f'<div class="ffn">{_chips(entry.frames, prediction and prediction.frequency)}{panel}'
+        f'<p class="ffn-message" role="status">{escape(text)}</p></div>'
+    )
+
+
+def heading(title: str, text: str) -> str:
+    return f'<div class="ffn ffn-choice"><h3>{title}</h3><small>{text}</small></div>'
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+_NO_PLAIN = "Train one to compare: python -m trainers.run --method plain, with the same model and data."
+
+
+def _titles(entry: Entry) -> tuple[str, str]:
+    *most, last = map(str, entry.frames)
+    counts = f"{', '.join(most)} and {last}" if most else last
+    if entry.flexible:
+        return "Frame Flexible Network", f"trained once, at {counts} frames"
+    return "Plain network", f"trained at {counts} frames only"
+
+
+def _note(text: str) -> str:
+    return f'<div class="ffn-note"><p>{escape(text)}</p>{_bars(None, None)}</div>'
+
+
+def _outcome(html: str, error: bool = False) -> str:
+    return f'<div class="ffn ffn-outcome" role="{"alert" if error else "status"}"><p>{html}</p></div>'
+
+
+def _stage(stage: Stage, confidence: float) -> str:
+    head = f"<b>{count(stage.frames, 'frame')}</b><small>{stage.cost.ms:.1f} ms</small>"
+    if stage.prediction is None:
+        return f'<li class="skipped">{head}<span>not needed</span></li>'
+    name, probability = stage.prediction.top[0]
+    mark = "sure" if probability >= confidence else "unsure"
+    return (
+        f'<li class="{mark}">{head}<span title="{escape(name)}">{escape(name)}</span>'
+        f"<b>{probability:.1%}, {mark}</b></li>"
+    )
+
+
+def _chips(frequencies: Sequence[int], active: int | None) -> str:
     chips = (f"<b{' aria-current=true' * (f == active)}>{f}</b>" for f in frequencies)
     return f'<div class="ffn-chips"><span>Sub-network in use</span>{"".join(chips)}</div>'
 
 
-def _panel(title: str, subtitle: str, prediction: Prediction | None, best: str | None) -> str:
+def _panel(title: str, subtitle: str, content: str) -> str:
+    header = f"<header><h3>{escape(title)}</h3><small>{escape(subtitle)}</small></header>"
+    return f'<section class="ffn-panel">{header}{content}</section>'
+
+
+def _bars(prediction: Prediction | None, best: str | None) -> str:
     top = prediction.top[:TOP] if prediction else []
     bars = "".join(_bar(name, probability, name == best) for name, probability in top)
-    bars += _bar("", None, False) * (TOP - len(top))
-    header = f"<header><h3>{title}</h3><small>{subtitle}</small></header>"
-    return f'<section class="ffn-panel">{header}<ol>{bars}</ol></section>'
+    return f"<ol>{bars}{_bar('', None, False) * (TOP - len(top))}</ol>"
 
 
 def _bar(name: str, probability: float | None, same: bool) -> str:
-    """One class; ``same`` lights the class that the flexible network answers, on both sides."""
+    """One class; ``same`` lights the class that the main network answers, on both sides."""
     percent = "" if probability is None else f"{probability:.1%}"
     return (
         f'<li class="{"same" if same else ""}"><span title="{escape(name)}">{escape(name)}</span>'

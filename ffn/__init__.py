@@ -1,6 +1,7 @@
 """Frame Flexible Network: one video network, trained once, that serves every frame count."""
 
 from ffn import backbones
+from ffn.backbones.per_frame import PerFrame
 from ffn.checkpoint import CheckpointError, load, save
 from ffn.deploy import Deployed, deploy
 from ffn.flexible import FrameFlexible, WeightAlteration
@@ -15,6 +16,7 @@ __all__ = [
     "CheckpointError",
     "Deployed",
     "FrameFlexible",
+    "PerFrame",
     "Prediction",
     "Predictor",
     "Preprocess",

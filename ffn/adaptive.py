@@ -16,7 +16,7 @@ from ffn.checkpoint import unique_tensors, write_atomically
 from ffn.measure import latency
 from ffn.predict import Prediction, Predictor
 
-SECONDS = 0.5  # to measure one frame count for, within 5 and 50 runs
+SECONDS = 0.5  # to measure one frame count for
 
 
 class BudgetError(ValueError):
@@ -26,13 +26,14 @@ class BudgetError(ValueError):
 class LatencyCurve:
     """Median milliseconds that ``predictor``'s network takes on one clip, by frame count.
 
-    Decoding and preprocessing are not part of it. A count is measured when first asked for and kept in
-    ``folder``, for these weights on this device with this PyTorch and number of threads; without a folder
-    it is kept in ``points`` only.
+    Decoding and preprocessing are not part of it. A count is measured when first asked for, for about
+    ``seconds`` within 5 and 50 runs, and kept in ``folder``, for these weights on this device with this
+    PyTorch and number of threads; without a folder it is kept in ``points`` only.
     """
 
-    def __init__(self, predictor: Predictor, folder: str | Path | None = None):
+    def __init__(self, predictor: Predictor, folder: str | Path | None = None, seconds: float = SECONDS):
         self.predictor = predictor
+        self.seconds = seconds
         self._path = Path(folder) / f"latency-{_fingerprint(predictor)}.json" if folder else None
         self.points = _stored(self._path)
 
@@ -77,7 +78,7 @@ class LatencyCurve:
     def _measure(self, frames: int) -> float:
         network, clip = self.predictor.network(frames), self._clip(frames)
         about = latency(network, clip, repeats=3, warm_up=1).median
-        repeats = round(min(max(SECONDS * 1e3 / about, 5), 50))
+        repeats = round(min(max(self.seconds * 1e3 / about, 5), 50))
         return latency(network, clip, repeats, warm_up=0).median
 
     def _clip(self, frames: int) -> Tensor:

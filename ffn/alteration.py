@@ -48,10 +48,27 @@ class WeightAlteration(nn.Module):
         weight = self.weight.to(x.dtype)
         if self.dim == 1:
             weight = weight.view(-1, *[1] * (x.dim() - 2))
-        return x + x * weight  # in two steps, as released: training then agrees to the last bits
+        return _Scale.apply(x, weight)
 
     def extra_repr(self) -> str:
         return str(self.weight.numel())
+
+
+class _Scale(torch.autograd.Function):
+    """``x + x * weight`` and its gradient, of which PyTorch's own makes more feature maps on the way."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
+        return (x * weight).add_(x)  # in two steps, as released: training then agrees to the last bits
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return torch.addcmul(gradient, gradient, weight), (gradient * x).sum_to_size(weight.shape)
 
 
 class Altered(nn.Module):

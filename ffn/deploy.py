@@ -29,6 +29,20 @@ class Deployed(nn.Module):
         return self.network(clip.to(self.dtype)).float()
 
 
+class Compiled(nn.Module):
+    """Compiles ``network``, its weights taken for constants, for each shape of clips it is given."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = torch.compile(network, dynamic=False)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        from torch._inductor import config  # slow to import
+
+        with config.patch(freezing=True):  # as an option of torch.compile it would come too late
+            return self.network(clip)
+
+
 @torch.inference_mode(False)
 @torch.no_grad()
 def deploy(
@@ -45,8 +59,9 @@ def deploy(
             its device, to stay there.
         frames: the frame count, which picks the branch; the branch's other frame counts are served too.
         dtype: of weights and features; bfloat16 takes a third of the time on processors that know it.
-        compile: let PyTorch's compiler make it faster still. The first clip of each shape then takes
-            minutes, and on a CPU a C++ compiler is needed.
+        compile: use PyTorch's compiler in place of packed layers: faster for some networks, slower for
+            others, so measure. The first clip of each shape then takes up to minutes, and on a CPU a C++
+            compiler is needed.
 
     Raises:
         ValueError: if ``frames`` is below 1, ``dtype`` is not a floating-point type, or there is no C++
@@ -62,7 +77,7 @@ def deploy(
     for module in network.modules():
         _channels_last(module)
     if compile:
-        network = torch.compile(network, dynamic=False, options={"freezing": True})
+        network = Compiled(network)
     elif isinstance(network, fx.GraphModule) and kernels.available(network, dtype):
         kernels.pack(network)
     return Deployed(network, dtype)

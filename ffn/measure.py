@@ -86,9 +86,9 @@ def peak_memory(module: nn.Module, clip: Tensor) -> float | None:
     elif _RESET_PEAK.exists():
         _give_back_freed_memory()
         _RESET_PEAK.write_text("5")
-        before = _status("VmRSS")
+        before = process_memory("VmRSS")
         module(clip)
-        added = _status("VmHWM") - before
+        added = process_memory("VmHWM") - before
     else:
         return None
     return (weights + added) / 2**20
@@ -140,6 +140,6 @@ def _give_back_freed_memory() -> None:
         trim(0)
 
 
-def _status(field: str) -> int:
+def process_memory(field: str) -> int:
     """Bytes, from the kernel's account of this process."""
     return 1024 * int(re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)[1])

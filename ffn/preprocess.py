@@ -29,10 +29,29 @@ class Preprocess:
 
     def spatial(self, frames: np.ndarray) -> Tensor:
         """uint8 RGB frames ``(T, H, W, 3)`` -> uint8 ``(T, size, size, 3)``: resized and centre-cropped."""
+        return tv.center_crop(self._resized(frames), [self.size, self.size]).permute(0, 2, 3, 1)
+
+    def spatial_crops(self, frames: np.ndarray, crops: int) -> Tensor:
+        """As :meth:`spatial`, cropped at ``crops`` places: uint8 ``(crops, T, size, size, 3)``.
+
+        One is the centre; three are both ends and the middle of the long side.
+        """
+        if crops == 1:
+            return self.spatial(frames)[None]
+        x = self._resized(frames)
+        height, width = x.shape[-2:]
+        parts = []
+        for i in range(crops):
+            top, left = (
+                (side - self.size) * (i if side == max(height, width) else (crops - 1) / 2) / (crops - 1)
+                for side in (height, width)
+            )
+            parts.append(tv.crop(x, round(top), round(left), self.size, self.size))
+        return torch.stack(parts).permute(0, 1, 3, 4, 2)
+
+    def _resized(self, frames: np.ndarray) -> Tensor:
         x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-        if min(x.shape[-2:]) != self.resize:
-            x = tv.resize(x, [self.resize], antialias=True)
-        return tv.center_crop(x, [self.size, self.size]).permute(0, 2, 3, 1)
+        return x if min(x.shape[-2:]) == self.resize else tv.resize(x, [self.resize], antialias=True)
 
     def normalise(self, clips: Tensor) -> Tensor:
         """uint8 RGB clips ``(B, T, H, W, 3)`` -> float32 ``(B, 3, T, H, W)``, on the clips' device."""

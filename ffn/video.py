@@ -6,6 +6,7 @@ A *clip source* is anything with ``num_frames``, ``fps`` and ``read(indices)`` -
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -89,25 +90,55 @@ class VideoFile:
             capture.release()
         return np.stack([found[i] for i in wanted])
 
+    def frames(self, short_side: int | None = None) -> Iterator[np.ndarray]:
+        """Every frame in order, scaled as in :meth:`read`, one in memory at a time.
+
+        Raises:
+            EndsEarly: after the last one, if the video ends long before it should.
+            VideoError: if a frame cannot be decoded.
+        """
+        count, capture = 0, _capture(self.path)
+        try:
+            while count < self.num_frames and capture.grab():
+                ok, frame = capture.retrieve()
+                if not ok:
+                    raise VideoError(f"{self.path.name} is damaged: frame {count} cannot be decoded")
+                yield _to_rgb(frame, short_side)
+                count += 1
+        finally:
+            capture.release()
+        self._check_end(count)
+
     def _short_read(self, found: dict[int, np.ndarray], wanted: list[int], end: int) -> np.ndarray:
         # Many healthy files hold a few frames fewer than they claim: the last one stands in.
-        if not found or end < 0.9 * self.num_frames - 2:
+        self._check_end(end if found else 0)
+        last = found[max(found)]
+        return np.stack([found.get(i, last) for i in wanted])
+
+    def _check_end(self, end: int) -> None:
+        if not end or end < 0.9 * self.num_frames - 2:
             raise EndsEarly(
                 f"{self.path.name} is damaged: only {end} of its {self.num_frames} frames can be decoded", end
             )
-        last = found[max(found)]
-        return np.stack([found.get(i, last) for i in wanted])
 
 
 @dataclass(frozen=True)
 class LoadedClip:
-    """The frames of a video that clips of some frame counts need, decoded once and kept."""
+    """The frames of a video, or of a segment of it, that clips of some frame counts need, decoded and kept.
+
+    Frames are counted from the segment's first, which is frame ``first`` of the video.
+    """
 
     num_frames: int
     fps: float
     indices: np.ndarray
     frames: np.ndarray
     decode_ms: float
+    first: int = 0
+
+    def seconds_at(self, index: int) -> float:
+        """When frame ``index`` is shown, counted from the start of the video."""
+        return (self.first + index) / self.fps
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """uint8 ``(len(indices), H, W, 3)``; KeyError for a frame that was not kept."""
@@ -149,21 +180,46 @@ def open_video(path: str | Path, limits: Limits | None = None) -> VideoFile:
     return VideoFile(path, num_frames, fps, width, height)
 
 
-def preload(video: VideoFile, counts: Iterable[int], rule: str, short_side: int | None = None) -> LoadedClip:
+def preload(
+    video: VideoFile,
+    counts: Iterable[int],
+    rule: str,
+    short_side: int | None = None,
+    start: float = 0,
+    end: float | None = None,
+) -> LoadedClip:
     """Decode every frame that test clips of ``counts`` frames under ``rule`` take, in one pass.
 
+    The clips are of the segment from ``start`` to ``end`` seconds, at least one frame; None: to the end.
     A video that turns out shorter than it claims is taken for what can be decoded of it.
+
+    Raises:
+        VideoError: if it cannot be decoded, or the segment is empty or begins after the video's end.
     """
-    start, counts = time.perf_counter(), list(counts)
-    indices = np.unique([i for count in counts for i in RULES[rule].test(video.num_frames, count)])
+    began, counts = time.perf_counter(), list(counts)
+    first, stop = _segment(video, start, end)
+    indices = np.unique([i for count in counts for i in RULES[rule].test(stop - first, count)])
     try:
-        frames = video.read(indices.tolist(), short_side)
+        frames = video.read((first + indices).tolist(), short_side)
     except EndsEarly as error:
         if not error.num_frames:
             raise
-        return preload(replace(video, num_frames=error.num_frames), counts, rule, short_side)
-    decode_ms = (time.perf_counter() - start) * 1e3
-    return LoadedClip(video.num_frames, video.fps, indices, frames, decode_ms)
+        return preload(replace(video, num_frames=error.num_frames), counts, rule, short_side, start, end)
+    decode_ms = (time.perf_counter() - began) * 1e3
+    return LoadedClip(stop - first, video.fps, indices, frames, decode_ms, first)
+
+
+def _segment(video: VideoFile, start: float, end: float | None) -> tuple[int, int]:
+    """The first frame of a segment and the one after its last."""
+    if end is not None and not start < end:
+        raise VideoError(
+            f"the segment from {start:g} to {end:g} seconds is empty: it must start before it ends"
+        )
+    first = max(0, int(start * video.fps + 1e-6))
+    if first >= video.num_frames:
+        raise VideoError(f"{video.path.name} ends after {video.seconds:.1f} seconds: start before that")
+    stop = video.num_frames if end is None else min(video.num_frames, math.ceil(end * video.fps - 1e-6))
+    return first, max(stop, first + 1)
 
 
 def _check_file(path: Path, limits: Limits) -> str:

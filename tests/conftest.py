@@ -14,6 +14,7 @@ import services
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 QUIET += ["--disable-background-networking", "--disable-component-update"]
+QUIET += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a camera
 
 
 def _encode(path, frames, fps=30, codec="libx264", *, times=None, rotation=0, container=None, options=None):
@@ -63,6 +64,12 @@ def numbered():
         return np.broadcast_to(levels[:, None, None, None], (count, height, width, 3)).astype(np.uint8)
 
     return frames
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory, encode, numbered):
+    """A video file of 6 ``numbered`` frames of 32 x 24 pixels."""
+    return encode(tmp_path_factory.mktemp("clip") / "a.mp4", numbered(6, 24, 32))
 
 
 @pytest.fixture(scope="session")

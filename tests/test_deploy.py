@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import ffn
-from ffn.backbones.per_frame import PerFrame
 from ffn.fold import fold, trace
 
 TINY = ffn.list_models("*_tiny")
@@ -134,7 +133,7 @@ def test_impossible_requests():
 @pytest.mark.parametrize("name", ["mobilenetv2_035", "convnext_atto"])  # norms that also hold an activation
 def test_image_networks_with_norms_of_their_own(name):
     timm = pytest.importorskip("timm")
-    model = randomised(ffn.FrameFlexible(PerFrame(timm.create_model(name, num_classes=5)), (2, 4)))
+    model = randomised(ffn.FrameFlexible(ffn.PerFrame(timm.create_model(name, num_classes=5)), (2, 4)))
     assert distance(ffn.deploy(model, 4), model, clip(4, size=64)) < EXACT
 
 

@@ -27,6 +27,7 @@ ROWS = [
 @pytest.fixture
 def store(database, monkeypatch):
     monkeypatch.setattr("trainers.jobs.record.LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr("trainers.jobs.record.HEARTBEAT", 0.2)
     store = Store(database)
     yield store
     store.close()
@@ -59,10 +60,12 @@ def away(database):
 
 
 def train(recorder, steps=range(1, STEPS + 1), epoch=1):
+    times = []
     for step in steps:
         started = time.perf_counter()
         recorder.step(epoch, step, {"ce_8": float(step), "kl_4": 2.0, "mixed": 3.0}, 0.1)
-        assert time.perf_counter() - started < 0.5  # a busy machine's worst; the usual is microseconds
+        times.append(time.perf_counter() - started)
+    assert sorted(times)[len(times) // 2] < 0.02  # much less than QUICK's patience: nobody waited
 
 
 def wait_for(condition, seconds=20):
@@ -184,8 +187,7 @@ def test_what_arrives_late_changes_no_later_state(store, database, config):
     again.end({})
 
 
-def test_a_job_taken_for_lost_runs_again(store, config, monkeypatch):
-    monkeypatch.setattr("trainers.jobs.record.HEARTBEAT", 0.05)
+def test_a_job_taken_for_lost_runs_again(store, config):
     recorder = Recorder(**QUICK)
     recorder.begin(config, STEPS)
     wait_for(store.search)
@@ -229,4 +231,4 @@ def test_twenty_writers_lose_no_row_and_wait_for_nothing(store, tmp_path):
         assert jobs[out].state == "succeeded"
     median, late = times[len(times) // 2], times[int(0.99 * len(times))]
     print(f"{len(times)} steps; a call takes {1e6 * median:.0f} µs, 99 % under {1e3 * late:.2f} ms")
-    assert median < 0.001 and late < 0.005
+    assert median < 0.001 and late < 0.01

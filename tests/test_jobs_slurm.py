@@ -57,6 +57,7 @@ def still_there(job):
     return cluster.squeue()[job.cluster_job][0] not in ("COMPLETED", "FAILED", "CANCELLED")
 
 
+@pytest.mark.slow
 def test_how_jobs_end_on_the_cluster(store, tmp_path, monkeypatch):
     worker = Supervisor(store, grace=60)
     wrong = store.add(make_config(tmp_path / "runs" / "wrong", **SMALL | {"clips": 1}), cluster="slurm")

@@ -87,6 +87,13 @@ def test_jobs_are_claimed_in_order_and_no_device_twice(store, tmp_path):
     assert store.claim("elsewhere", range(8)).id == huge
 
 
+def test_the_gpu_of_a_run_by_hand_is_not_given(store, tmp_path):
+    by_hand, queued = store.add(config(tmp_path, "a")), store.add(config(tmp_path, "b"), devices=1)
+    store.move(by_hand.id, ["queued"], "running", host="here", given=["0"])
+    assert store.claim("here", ("0",)) is None
+    assert store.claim("here", ("0", "1")).given == ["1"] and store.get(queued.id).host == "here"
+
+
 def test_a_big_job_is_not_overtaken(store, tmp_path):
     one, two, small = (
         store.add(config(tmp_path, name), devices=n) for name, n in zip("abc", (1, 2, 1), strict=True)

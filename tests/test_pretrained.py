@@ -18,7 +18,6 @@ from torch import nn
 
 import ffn
 from ffn import CheckpointError, FrameFlexible, create_backbone, create_model
-from ffn.backbones.per_frame import PerFrame
 from ffn.flexible import NORMS
 from ffn.pretrained import LAYOUTS, STARTS, _ours, load_pretrained
 
@@ -291,7 +290,7 @@ def test_any_network_from_its_own_names(tmp_path):
 
 def test_an_image_network_behind_shifts_and_alterations():
     source = randomised(torchvision.models.resnet18(num_classes=6))
-    model = FrameFlexible(PerFrame(torchvision.models.resnet18(num_classes=6)), (2, 4))
+    model = FrameFlexible(ffn.PerFrame(torchvision.models.resnet18(num_classes=6)), (2, 4))
     report = load_pretrained(model, source.state_dict())
     assert (
         not report.skipped and report.loaded["network.layer1.0.conv1.layer.weight"] == "layer1.0.conv1.weight"
@@ -299,7 +298,7 @@ def test_an_image_network_behind_shifts_and_alterations():
     assert set(report.initialised.values()) == {"weight alterations: the file has none, they start near zero"}
     for branch in model.branches.values():
         assert torch.equal(branch.network.layer4[1].bn2.running_var, source.layer4[1].bn2.running_var)
-    again = FrameFlexible(PerFrame(torchvision.models.resnet18(num_classes=6)), (2, 4))
+    again = FrameFlexible(ffn.PerFrame(torchvision.models.resnet18(num_classes=6)), (2, 4))
     load_pretrained(again, model.state_dict())  # our names for it
     assert equal(again, model, r"branches\.2\..*alteration")
 

@@ -112,7 +112,7 @@ def test_preloaded_clip_reads_as_the_file(tmp_path, encode, numbered, rule):
         indices = RULES[rule].test(57, count)
         assert numbers(clip.read(indices)) == indices
     with pytest.raises(KeyError):
-        preload(video, [1], rule).read([0])
+        preload(video, [1], rule).read([1])
 
 
 # ---------------------------------------------------------------- what is no video

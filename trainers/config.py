@@ -54,6 +54,8 @@ class Dataset:
     """folder that keeps rendered clips for later epochs and runs (Motion at 64 pixels: 0.4 MB per clip)"""
     max_bad: float = 0.05
     """largest share of clips that may be unreadable, as found by trainers.check, before the run refuses"""
+    sampling: Literal["segment", "span", "dense"] | None = None
+    """which frames make a clip; default: the network's own rule"""
     augment: str = "none"
     """what training clips go through: none, multiscale, short_side, randaugment"""
     flip: bool = False
@@ -209,9 +211,10 @@ class Config:
     def check(self) -> None:
         """Raises ValueError, with one sentence, for a field that cannot be."""
         values = self.flat()
-        for name, allowed in choices().items():
-            if values[name] not in allowed:
-                raise ValueError(f"there is no {name} {values[name]!r}; choose one of {', '.join(allowed)}")
+        for name, choices in _choices().items():
+            if values[name] not in choices:
+                names = ", ".join(filter(None, choices))
+                raise ValueError(f"there is no {name} {values[name]!r}; choose one of {names}")
         for name, value in values.items():
             if value is None:
                 continue
@@ -278,11 +281,14 @@ class Config:
         return default.with_fields(stored)
 
     def command(self) -> list[str]:
-        """The arguments of ``python -m trainers.run`` that ask for this run: what differs from the defaults."""
+        """The arguments of ``python -m trainers.run`` that ask for this run: what differs from the defaults.
+
+        Whether to resume is not among them.
+        """
         base = Config.from_recipe(self.recipe) if self.recipe else Config()
         default, arguments = base.flat(), ["--recipe", self.recipe] if self.recipe else []
         for name, value in self.flat().items():
-            if value == default[name]:
+            if value == default[name] or name == "resume":
                 continue
             flag = name.replace("_", "-")
             if isinstance(value, bool):
@@ -295,12 +301,13 @@ class Config:
 PATHS = {"out", "data_root", "cache"}
 
 
-def choices() -> dict[str, tuple[str, ...]]:
+def _choices() -> dict[str, tuple[str, ...]]:
     """The fields that take one of a few names."""
-    names = {"model": ffn.list_models(), "method": METHODS, "data": SOURCES, "augment": AUGMENTATIONS}
+    choices = {"model": ffn.list_models(), "method": METHODS, "data": SOURCES, "augment": AUGMENTATIONS}
     groups = [Config, *(item.default_factory for item in fields(Config) if item.default_factory is not MISSING)]
     for group in groups:
         for name, hint in get_type_hints(group).items():
-            if get_origin(hint) is Literal:
-                names[name] = get_args(hint)
-    return {name: tuple(allowed) for name, allowed in names.items()}
+            for option in (hint, *get_args(hint)):
+                if get_origin(option) is Literal:
+                    choices[name] = (*get_args(option), *[None] * (option is not hint))
+    return {name: tuple(names) for name, names in choices.items()}

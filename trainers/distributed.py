@@ -12,7 +12,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 BUCKET = 16_000_000  # numbers sent at once
@@ -24,7 +23,10 @@ def start(device_name: str) -> str:
         cuda = torch.cuda.is_available() and device_name in ("auto", "cuda")
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        distributed.init_process_group("nccl" if cuda else "gloo")
+        store, own_rank, size = next(distributed.rendezvous("env://"))
+        # Processes that torchrun started anew may meet the store of those before, with their addresses in it.
+        store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        distributed.init_process_group("nccl" if cuda else "gloo", store=store, rank=own_rank, world_size=size)
     if is_distributed() and device_name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{torch.cuda.current_device()}"
     return device_name
@@ -105,6 +107,20 @@ def wait() -> None:
         distributed.barrier()
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, through which gradients flow back to each of them."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.contiguous().clone()
+        distributed.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradient)
+
+
 class SyncBatchNorm(_BatchNorm):
     """BatchNorm whose batch is that of all processes together; torch's own one refuses the CPU.
 
@@ -121,7 +137,7 @@ class SyncBatchNorm(_BatchNorm):
         dims = [d for d in range(x.dim()) if d != 1]
         wide = x.float()
         moments = torch.stack([wide.mean(dims), wide.square().mean(dims)])
-        mean, square = all_reduce(moments) / world()
+        mean, square = _Sum.apply(moments) / world()
         variance = square - mean.square()
         with torch.no_grad():
             n = x.numel() // x.shape[1] * world()

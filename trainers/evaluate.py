@@ -1,26 +1,30 @@
-"""Accuracy of one or several checkpoints over frame counts: ``python -m trainers.evaluate CKPT ...``"""
+"""Accuracy and cost of checkpoints over frame counts: ``python -m trainers.evaluate CKPT ...``"""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import ffn
-from ffn.checkpoint import write_atomically
+from ffn.adaptive import check_cascade
+from ffn.checkpoint import read_metadata, write_atomically
 from ffn.device import choose_device
 from ffn.flexible import nearest
-from trainers import report
+from ffn.measure import count_parameters, describe, gflops, latency
+from trainers import distributed, report
 from trainers.data import create_source
 from trainers.data.clips import Clips, default_workers, test_batches
 from trainers.distributed import gather, is_main, rank, world
+from trainers.recipes import RECIPES
 
 COUNTS = (2, 4, 6, 8, 10, 12, 14, 16, 20, 24)
 
@@ -34,7 +38,7 @@ def sweep(frames: tuple[int, ...]) -> tuple[int, ...]:
 class Outcome:
     """A network's class probabilities ``(N, num_classes)`` for N clips at each frame count, and the labels.
 
-    ``failures`` names the clips that could not be read and are not among them.
+    ``failures`` says of each clip that could not be read, and is not among them, which and why.
     """
 
     probabilities: dict[int, Tensor]
@@ -64,14 +68,55 @@ class Outcome:
         cells = self.labels * classes + probabilities.argmax(1)
         return torch.bincount(cells, minlength=classes**2).view(classes, classes)
 
+    def cascade(self, counts: Iterable[int], confidence: float, cost: dict[int, float]) -> Cascade:
+        """What :func:`ffn.adaptive.cascade` would have made of these clips; ``cost`` is of one clip, by count.
+
+        Raises:
+            ValueError: as there.
+        """
+        counts = tuple(counts)
+        check_cascade(counts, confidence)
+        tried = torch.stack([self.probabilities[count] for count in counts], 1)  # (N, counts, classes)
+        sure = tried.amax(2) >= confidence
+        sure[:, -1] = True
+        last = (~sure).cumprod(1).sum(1)  # place of the first count that is sure
+        predicted = tried[torch.arange(len(last)), last].argmax(1)
+
+        def spent(each: Iterable[float]) -> float:
+            return torch.tensor(list(each)).double().cumsum(0)[last].mean().item()
+
+        correct = 100 * (predicted == self.labels).float().mean().item()
+        return Cascade(counts, confidence, correct, spent(counts), spent(cost[count] for count in counts))
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Top-1 (%) of predictions from ever more frames until one is sure; the means of the frames and of the
+    GFLOPs that a clip took, those of its unsure predictions included."""
+
+    counts: tuple[int, ...]
+    confidence: float
+    top1: float
+    frames: float
+    gflops: float
+
 
 @torch.inference_mode()
 def evaluate(
-    model: torch.nn.Module, source, counts=COUNTS, batch_size=32, workers=1, bar: str | None = "evaluating"
+    model: nn.Module,
+    source,
+    counts=COUNTS,
+    batch_size=32,
+    workers=1,
+    bar: str | None = "evaluating",
+    views=1,
+    crops=1,
 ) -> Outcome:
     """Run ``model`` (which carries a spec) over every clip of ``source`` at each frame count.
 
-    Processes of a distributed run share the clips, each of which counts once, and all get the outcome.
+    The probabilities are the means over ``views`` (clips spread over the video's time) times ``crops`` (1: the
+    centre; 3: spread over the longer side). Processes of a distributed run share the clips, each of which
+    counts once, and all get the outcome.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -79,96 +124,252 @@ def evaluate(
     probabilities = {count: [torch.empty(0, model.spec.num_classes)] for count in counts}
     labels, indices = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     failures = []
-    batches = test_batches(Clips(source, counts, preprocess), batch_size, workers, rank(), world())
+    clips = Clips(source, counts, preprocess, views=views, crops=crops)
+    batches = test_batches(clips, batch_size, workers, rank(), world())
     for batch in tqdm(batches, bar, unit="batch", leave=False, disable=bar is None or not is_main()):
         labels.append(batch.labels)
         indices.append(batch.indices)
         failures += batch.failures
         for count, clip in batch.clips.items():
-            logits = model(preprocess.normalise(clip.to(device, non_blocking=True)))
-            probabilities[count].append(logits.float().softmax(1).cpu())
+            clip = clip.to(device, non_blocking=True)
+            probabilities[count].append(_predict(model, clip, len(batch.labels)).cpu())
     own = torch.cat(indices), torch.cat(labels), {n: torch.cat(p) for n, p in probabilities.items()}, failures
     return _joined(gather(own))
+
+
+def _predict(model: nn.Module, clips: Tensor, videos: int) -> Tensor:
+    """uint8 (videos * views, T, H, W, 3), a video's views in a row -> probabilities (videos, num_classes)."""
+    logits = model(model.spec.preprocess.normalise(clips))
+    return logits.float().softmax(1).unflatten(0, (videos, -1)).mean(1)
 
 
 def _joined(shards: list[tuple[Tensor, Tensor, dict[int, Tensor], list[str]]]) -> Outcome:
     """The outcome of all processes' (indices, labels, probabilities, failures), in the source's order."""
     indices, labels, probabilities, failures = zip(*shards, strict=True)
+    failures = [failure for shard in failures for failure in shard]
     order = torch.cat(indices).argsort()
     if not len(order):
-        raise ValueError(f"none of the clips could be read: {failures[0][0]}")
-    counts = probabilities[0]
-    return Outcome(
-        {count: torch.cat([shard[count] for shard in probabilities])[order] for count in counts},
-        torch.cat(labels)[order],
-        [failure for shard in failures for failure in shard],
-    )
-
-
-def main(
-    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    data: str = "motion",
-    frames: tuple[int, ...] = COUNTS,
-    ensemble: bool = False,
-    separate: bool = False,
-    batch_size: int = 32,
-    device: str = "auto",
-    workers: int | None = None,
-    cache: Path | None = None,
-    plot: Path | None = None,
-) -> None:
-    """Print the top-1 accuracy of checkpoints over frame counts, side by side, as a Markdown table.
-
-    Args:
-        checkpoints: safetensors files that trainers.run or ffn.save wrote.
-        data: data set whose validation split is used.
-        frames: frame counts.
-        ensemble: add a row for the mean of the plain checkpoints' predictions.
-        separate: add a row that takes, at each frame count, the plain checkpoint trained nearest to it.
-        batch_size: clips per step.
-        device: auto, cpu, cuda ...
-        workers: processes that load clips; default: by the number of cores.
-        cache: folder that keeps rendered clips, as for trainers.run.
-        plot: PNG to draw the same figures to.
-    """
-    where = choose_device(device)
-    outcomes, plain = {}, {}
-    for path in checkpoints:
-        name = path.parent.name if path.stem == "best" else path.stem  # a run's, or a file's own
-        if name in outcomes:
-            raise ValueError(f"two checkpoints are called {name}: rename one, so that their rows differ")
-        model = ffn.load(path).to(where)
-        source = create_source(data, "val", size=model.spec.preprocess.size, cache=cache)
-        loaders = default_workers(where) if workers is None else workers
-        outcome = evaluate(model, source, frames, batch_size, loaders, bar=name)
-        outcomes[name] = outcome
-        if not model.spec.flexible:
-            plain[model.spec.frames[0]] = outcome
-    if ensemble:
-        outcomes["ensemble"] = together(plain, lambda _: list(plain))
-    if separate:
-        outcomes["separate training"] = together(plain, lambda count: [nearest(plain, count)])
-    accuracy = {name: outcome.accuracy for name, outcome in outcomes.items()}
-    print(report.markdown(accuracy))
-    if plot:
-        write_atomically(plot, lambda partial: report.plot_accuracy(partial, accuracy))
+        raise ValueError(f"none of the clips could be read: {failures[0] if failures else 'there are none'}")
+    joined = {count: torch.cat([shard[count] for shard in probabilities])[order] for count in probabilities[0]}
+    return Outcome(joined, torch.cat(labels)[order], failures)
 
 
 def together(outcomes: dict[int, Outcome], members: Callable[[int], list[int]]) -> Outcome:
-    """At each frame count, the mean prediction of the ``members``, named by the counts they are trained at."""
+    """At each frame count, the mean prediction of the ``members``, named by the counts they are trained at.
+
+    Raises:
+        ValueError: if there are no outcomes, or they are of different clips.
+    """
     if not outcomes:
-        raise ValueError("ensemble and separate need checkpoints of plain networks")
+        raise ValueError("--ensemble and --separate need checkpoints of plain networks")
     first = next(iter(outcomes.values()))
+    if not all(torch.equal(outcome.labels, first.labels) for outcome in outcomes.values()):
+        raise ValueError("--ensemble and --separate need networks that could read the same clips")
     mean = {
         count: torch.stack([outcomes[n].probabilities[count] for n in members(count)]).mean(0)
         for count in first.probabilities
     }
-    return Outcome(mean, first.labels)
+    return Outcome(mean, first.labels, first.failures)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Print the accuracy and cost of checkpoints over frame counts, side by side, as Markdown tables."""
+
+    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """safetensors files that trainers.run or ffn.save wrote, or released checkpoints"""
+    data: str = "motion"
+    """data set whose validation split is used, as for trainers.run"""
+    data_root: Path | None = None
+    """folder of the data set (Motion needs none)"""
+    fold: int = 1
+    """which of the data set's official splits (HMDB51 has 1, 2 and 3)"""
+    clips: int | None = None
+    """clips to use; default: all"""
+    seed: int | None = None
+    """of a folder's split into training and validation clips; default: that of the checkpoint's run"""
+    max_bad: float = 0.05
+    """largest share of clips that may be unreadable, as found by trainers.check"""
+    frames: tuple[int, ...] = COUNTS
+    """frame counts"""
+    views: int = 1
+    """clips spread over each video's time, whose probabilities are averaged"""
+    crops: Literal[1, 3] = 1
+    """1: the centre; 3: spread over the longer side, probabilities averaged"""
+    ensemble: bool = False
+    """add a row for the mean of the plain checkpoints' predictions"""
+    separate: bool = False
+    """add a row that takes, at each frame count, the plain checkpoint trained nearest to it"""
+    cascade: tuple[int, ...] = ()
+    """add a table for trying these frame counts, fewest first, until the network is sure"""
+    confidence: float = 0.8
+    """probability from which on the network is sure"""
+    paper: str | None = None
+    """add a row with the published result of this recipe (see trainers.run --list-recipes)"""
+    costs: bool = True
+    """print the table of top-5, GFLOPs, latency and parameters"""
+    plot: Path | None = None
+    """PNG to draw the accuracy to"""
+    csv: Path | None = None
+    """CSV file to write the figures to, a row per network and frame count"""
+    json: Path | None = None
+    """JSON file to write everything to"""
+    batch_size: int = 32
+    """clips per step"""
+    device: str = "auto"
+    """auto, cpu, cuda ..."""
+    workers: int | None = None
+    """processes that load clips; default: by the number of cores"""
+    cache: Path | None = None
+    """folder that keeps rendered clips, as for trainers.run"""
+
+    def check(self) -> None:
+        """Raises ValueError, with one sentence, for a setting that cannot be."""
+        if min((*self.frames, self.views, self.batch_size), default=0) < 1 or not self.frames:
+            raise ValueError("frames, views and batch_size must be at least 1")
+        if self.cascade:
+            check_cascade(self.cascade, self.confidence)
+        if self.paper and self.paper not in RECIPES:
+            raise ValueError(f"there is no recipe {self.paper!r}; trainers.run --list-recipes names them all")
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Every frame count that is evaluated, ascending."""
+        return tuple(sorted({*self.frames, *self.cascade}))
+
+
+def load_network(path: Path) -> nn.Module:
+    """A network of ours, or a released one (a pickle, read without executing anything in it)."""
+    released = path.suffix != ".safetensors" and path.exists()
+    return ffn.load_released(path) if released else ffn.load(path)
+
+
+def name_of(path: Path) -> str:
+    """What a checkpoint's row is called: its run's folder, or the file's own name."""
+    return path.parent.name if path.stem == "best" else path.stem
+
+
+def check_classes(model: nn.Module, name: str, classes: Iterable[str]) -> None:
+    """Raises ValueError if ``model`` was trained for other classes than a data set has."""
+    known, classes = model.spec.classes, tuple(classes)
+    if model.spec.num_classes != len(classes):
+        raise ValueError(
+            f"{name} tells {model.spec.num_classes} classes apart and the data set has {len(classes)}: "
+            "name the data set that it was trained on"
+        )
+    if known and known != classes:
+        theirs, ours = next(pair for pair in zip(known, classes, strict=True) if pair[0] != pair[1])
+        raise ValueError(
+            f"{name} was trained for other classes than the data set has, or in another order: "
+            f"{theirs!r} stands where the data set has {ours!r}"
+        )
+
+
+def measure_costs(model: nn.Module, counts: Iterable[int], views: int, device: torch.device) -> list[dict]:
+    """For each frame count: GFLOPs and latency (ms, deployed, median) of a video's ``views``; parameters."""
+    predictor = ffn.Predictor(model, device)
+    size = model.spec.preprocess.size
+    rows = []
+    for count in tqdm(tuple(counts), "latency", unit="count", leave=False):
+        clip = torch.rand(views, 3, count, size, size, device=device)
+        median = latency(predictor.network(count), clip, repeats=5, warm_up=1).median
+        work = gflops(model, count, size) * views
+        rows.append(
+            {"frames": count, "gflops": work, "latency_ms": median, "parameters": count_parameters(model)}
+        )
+    return rows
+
+
+def compare(settings: Settings) -> report.Comparison:
+    """Evaluate every checkpoint. Only the main process's comparison has costs.
+
+    Raises:
+        ValueError: with one sentence, for a checkpoint, data set or setting that does not do.
+    """
+    settings.check()
+    where = choose_device(distributed.start(settings.device))
+    workers = default_workers(where) if settings.workers is None else settings.workers
+    views = settings.views * settings.crops
+    outcomes, plain, costs, cascades = {}, {}, {}, {}
+    for path in settings.checkpoints:
+        name = name_of(path)
+        if name in outcomes:
+            raise ValueError(f"two checkpoints are called {name}: rename one, so that their rows differ")
+        model = load_network(path).to(where)
+        source = _source(settings, model.spec.preprocess.size, _seed(settings, path))
+        check_classes(model, name, source.classes)
+        outcome = evaluate(
+            model, source, settings.counts, settings.batch_size, workers, name, settings.views, settings.crops
+        )
+        outcomes[name] = outcome
+        if not model.spec.flexible:
+            plain[model.spec.frames[0]] = outcome
+        if is_main() and (settings.costs or settings.cascade):
+            costs[name] = measure_costs(model, settings.counts, views, where)
+        if is_main() and settings.cascade:
+            work = {row["frames"]: row["gflops"] for row in costs[name]}
+            cascades[name] = outcome.cascade(settings.cascade, settings.confidence, work)
+        distributed.wait()
+    if settings.ensemble:
+        outcomes["ensemble"] = together(plain, lambda _: list(plain))
+    if settings.separate:
+        outcomes["separate training"] = together(plain, lambda count: [nearest(plain, count)])
+    paper = RECIPES[settings.paper].paper if settings.paper else None
+    return report.Comparison(outcomes, costs, cascades, paper, describe(where), views)
+
+
+def _seed(settings: Settings, path: Path) -> int:
+    """Another seed than the run's would test on clips that it was trained on."""
+    if settings.seed is not None or path.suffix != ".safetensors":
+        return settings.seed or 0
+    return int(read_metadata(path).get("seed", 0))
+
+
+def _source(settings: Settings, size: int, seed: int):
+    return create_source(
+        settings.data,
+        "val",
+        root=settings.data_root,
+        size=size,
+        clips=settings.clips,
+        cache=settings.cache,
+        seed=seed,
+        fold=settings.fold,
+        max_bad=settings.max_bad,
+    )
+
+
+def show(settings: Settings, comparison: report.Comparison) -> None:
+    """Print the tables, name unreadable clips on stderr, write the files asked for."""
+    print("\n\n".join(comparison.tables(settings.costs)))
+    failures = comparison.failures
+    for failure in failures:
+        print(f"left out: {failure}", file=sys.stderr)
+    if failures:
+        clips = f"{len(failures)} clip{'s'[: len(failures) > 1]}"
+        print(f"{clips} could not be read and took no part", file=sys.stderr)
+    if settings.plot:
+        write_atomically(settings.plot, lambda partial: report.plot_accuracy(partial, comparison.accuracy))
+    if settings.csv:
+        report.write_rows(settings.csv, comparison.rows())
+    if settings.json:
+        text = json.dumps(comparison.as_dict(), indent=2)
+        write_atomically(settings.json, lambda partial: partial.write_text(text))
+
+
+def main(arguments: list[str]) -> int:
+    settings = tyro.cli(Settings, args=arguments, prog="python -m trainers.evaluate")
+    try:
+        comparison = compare(settings)
+        if is_main():
+            show(settings, comparison)
+    except (ValueError, OSError) as error:
+        print(f"trainers.evaluate: {error}", file=sys.stderr)
+        return 2
+    finally:
+        distributed.stop()
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except ValueError as error:
-        print(f"trainers.evaluate: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main(sys.argv[1:]))

@@ -93,6 +93,8 @@ class Trainer:
             scale = config.dataset.size / preprocess.size
             resize = round(preprocess.resize * scale)
             preprocess = replace(preprocess, size=config.dataset.size, resize=resize)
+        if config.dataset.sampling:
+            preprocess = replace(preprocess, sampling=config.dataset.sampling)
         model.spec = replace(model.spec, classes=tuple(self.train.classes), preprocess=preprocess)
         if config.optim.sync_norm:
             distributed.synchronise_norms(model)
@@ -281,7 +283,9 @@ class Trainer:
         progress.history += rows
         report.write_metrics(out / "metrics.csv", progress.history)
         if better:
-            ffn.save(self.evaluated, out / "best.safetensors", epoch=str(epoch))
+            config = self.config
+            notes = {"epoch": epoch, "seed": config.seed, "data": config.dataset.data, "method": config.method}
+            ffn.save(self.evaluated, out / "best.safetensors", **notes)
         if self.observer:
             self.observer.epoch(epoch, rows)
         left = seconds * (self.config.optim.epochs - epoch) / 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ffn.checkpoint import write_atomically
@@ -34,17 +35,108 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def write_metrics(path: Path, history: list[dict]) -> None:
-    """metrics.csv: one row per epoch and frame count."""
-    columns = list(dict.fromkeys(key for row in history for key in row))
+@dataclass(frozen=True)
+class Comparison:
+    """Networks side by side: outcomes (:class:`trainers.evaluate.Outcome`) by name.
+
+    ``costs`` holds a name's rows of frames, gflops, latency_ms and parameters, ``cascades`` its
+    :class:`trainers.evaluate.Cascade`; ``paper`` is the published top-1 (%) by frame count, ``machine`` what
+    latency was measured on, ``views`` how many clips of a video were averaged.
+    """
+
+    outcomes: dict
+    costs: dict[str, list[dict]]
+    cascades: dict
+    paper: dict[int, float] | None
+    machine: str
+    views: int = 1
+
+    @property
+    def accuracy(self) -> dict[str, dict[int, float]]:
+        """Top-1 (%) by name and frame count, the paper's last."""
+        accuracy = {name: outcome.accuracy for name, outcome in self.outcomes.items()}
+        return accuracy | ({"paper": self.paper} if self.paper else {})
+
+    @property
+    def failures(self) -> list[str]:
+        """Of each clip that could not be read, once, which and why."""
+        return list(dict.fromkeys(line for outcome in self.outcomes.values() for line in outcome.failures))
+
+    def rows(self) -> list[dict]:
+        """A row for each network and frame count, its cost included where it was measured."""
+        rows = []
+        for name, outcome in self.outcomes.items():
+            costs = {row["frames"]: row for row in self.costs.get(name, [])}
+            for count, top1 in outcome.accuracy.items():
+                accuracy = {"frames": count, "top1": round(top1, 3), "top5": round(outcome.top(5, count), 3)}
+                rows.append({"network": name} | accuracy | costs.get(count, {}))
+        return rows
+
+    def tables(self, costs: bool = True) -> list[str]:
+        """Markdown: top-1 over frame counts; what it costs; cascades."""
+        tables = ["Top-1 (%) over frames:\n\n" + markdown(self.accuracy)]
+        if costs:
+            of = f" of {self.views} views of a clip" if self.views > 1 else " of a clip"
+            tables.append(f"GFLOPs and latency{of} ({self.machine}):\n\n" + table(self._cost_rows()))
+        if self.cascades:
+            cascade = next(iter(self.cascades.values()))
+            counts = " ".join(map(str, cascade.counts))
+            title = f"Cascade {counts} until a probability of {cascade.confidence:g}:"
+            head = ["network", "top-1 (%)", "frames, mean", "GFLOPs, mean"]
+            cells = [
+                [name, f"{c.top1:.1f}", f"{c.frames:.1f}", f"{c.gflops:.3g}"]
+                for name, c in self.cascades.items()
+            ]
+            tables.append(f"{title}\n\n" + table([head, *cells]))
+        return tables
+
+    def _cost_rows(self) -> list[list[str]]:
+        head = ["network", "frames", "top-1 (%)", "top-5 (%)", "GFLOPs", "latency (ms)", "parameters (M)"]
+        return [head] + [
+            [
+                row["network"],
+                str(row["frames"]),
+                f"{row['top1']:.1f}",
+                f"{row['top5']:.1f}",
+                f"{row['gflops']:.3g}",
+                f"{row['latency_ms']:.1f}",
+                f"{row['parameters'] / 1e6:.2f}",
+            ]
+            for row in self.rows()
+            if "gflops" in row
+        ]
+
+    def as_dict(self) -> dict:
+        """All of it, for JSON."""
+        first = next(iter(self.outcomes.values()))
+        return {
+            "rows": self.rows(),
+            "gap": {name: outcome.gap for name, outcome in self.outcomes.items()},
+            "cascade": {name: asdict(cascade) for name, cascade in self.cascades.items()},
+            "paper": self.paper,
+            "clips": len(first.labels),
+            "unreadable": self.failures,
+            "views": self.views,
+            "machine": self.machine,
+        }
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """A CSV file with a column for every key that any row has."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
 
     def write(partial: Path) -> None:
-        with partial.open("w", newline="") as file:
+        with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows(history)
+            writer.writerows(rows)
 
     write_atomically(path, write)
+
+
+def write_metrics(path: Path, history: list[dict]) -> None:
+    """metrics.csv: one row per epoch and frame count."""
+    write_rows(path, history)
 
 
 def write_results(folder: Path, name: str, model, frames, outcome, history, paper=None) -> None:

@@ -22,13 +22,14 @@ from trainers.data import create_source
 from trainers.evaluate import evaluate, sweep
 from trainers.jobs.record import Recorder
 from trainers.loop import Trainer, TrainingError
+from trainers.memory import use_huge_pages
 from trainers.recipes import RECIPES
 from trainers.state import STOPPED, Stopped
 
 log = logging.getLogger("trainers")
 
 
-def run(config: Config) -> None:
+def run(config: Config, recorder: Recorder) -> None:
     """Train as ``config`` (resolved) says, from the start or OUT/last.pt on, then measure over frame counts."""
     dataset = config.dataset
     size = dataset.size or ffn.create_backbone(config.model, 2).spec.preprocess.size
@@ -36,7 +37,6 @@ def run(config: Config) -> None:
     options |= {"fold": dataset.fold, "max_bad": dataset.max_bad}
     train = create_source(dataset.data, "train", clips=dataset.clips, **options)
     val = create_source(dataset.data, "val", clips=dataset.val_clips, **options)
-    recorder = Recorder()
     trainer = Trainer(config, train, val, recorder)
     if config.resume != "never":
         trainer.resume()
@@ -44,19 +44,19 @@ def run(config: Config) -> None:
         write_atomically(config.out / "config.json", lambda partial: partial.write_text(config.to_json()))
     distributed.wait()
     with _logging(config.out / "run.log"):
-        for line in trainer.notes:
+        for line in [*trainer.notes, *_skipped(train, "training"), *_skipped(val, "validation")]:
             log.info(line)
         if distributed.is_main():
-            recorder.begin(config, trainer.steps)
-        try:
-            trainer.fit()
-        except Stopped as stopped:
-            if distributed.is_main():
-                recorder.stopped(stopped.signal)
-            raise
+            recorder.begin(replace(config, resume="never"), trainer.steps)
+        trainer.fit()
         _measure(config, trainer, val)
         if distributed.is_main():
             recorder.end({})
+
+
+def _skipped(source, kind: str) -> list[str]:
+    skipped = getattr(source, "skipped", [])
+    return [f"{len(skipped)} {kind} clips left out, which trainers.check found bad"] if skipped else []
 
 
 def _measure(config: Config, trainer: Trainer, val) -> None:
@@ -134,21 +134,23 @@ def _list_recipes() -> None:
 
 
 def main(arguments: list[str]) -> int:
+    use_huge_pages()
     if "--list-recipes" in arguments:
         _list_recipes()
         return 0
     printing = "--print-config" in arguments
     arguments = [argument for argument in arguments if argument != "--print-config"]
-    out = Path(".")
+    out, recorder = Path("."), Recorder()
     try:
         config = parse(arguments)
         if printing:
             print(config.to_json())
             return 0
         out = config.out
-        run(config)
-    except Stopped:
+        run(config, recorder)
+    except Stopped as stopped:
         if distributed.is_main():
+            recorder.stopped(stopped.signal)
             print(
                 f"Stopped; nothing is lost. Go on with: python -m trainers.run --out {out} --resume auto",
                 file=sys.stderr,
@@ -156,7 +158,8 @@ def main(arguments: list[str]) -> int:
         return STOPPED
     except (ValueError, TrainingError, OSError) as error:
         print(f"trainers.run: {error}", file=sys.stderr)
-        Recorder().fail(str(error))
+        if distributed.is_main():
+            recorder.fail(str(error))
         return 2
     except KeyboardInterrupt:
         return 130

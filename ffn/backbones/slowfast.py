@@ -41,7 +41,7 @@ class Stem(nn.Module):
         self.bn = nn.BatchNorm3d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn(self.conv(x)))
+        x = F.relu(self.bn(self.conv(x)), inplace=True)
         return F.max_pool3d(x, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
 
 
@@ -61,8 +61,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.alteration(x)
-        x = F.relu(self.a_bn(self.a(x)))
-        x = F.relu(self.b_bn(self.b(x)))
+        x = F.relu(self.a_bn(self.a(x)), inplace=True)
+        x = F.relu(self.b_bn(self.b(x)), inplace=True)
         return self.c_bn(self.c(x))
 
 
@@ -80,7 +80,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.branch1_bn(self.branch1(x)) if self.projects else x
-        return F.relu(self.branch2(x) + shortcut)
+        return F.relu(self.branch2(x) + shortcut, inplace=True)
 
 
 class Pathways(nn.ModuleDict):

@@ -7,6 +7,7 @@ Shapes: B clips, T frames, C channels, H W pixels. Inside, frames stand in the b
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -21,17 +22,61 @@ def temporal_shift(x: Tensor, frames: int) -> Tensor:
 
     ``x`` is ``(B * frames, C, H, W)``; the memory layout is kept.
     """
+    if torch.compiler.is_compiling():
+        return _shift_as_one(x, frames)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Shift.apply(x, frames)
+    return _shift(x, frames, fetch=0, carry=1)
+
+
+class _Shift(torch.autograd.Function):
+    """Its gradient is the shift the other way; PyTorch's own, of the assignments, copies it four times."""
+
+    @staticmethod
+    def forward(x: Tensor, frames: int) -> Tensor:
+        return _shift(x, frames, fetch=0, carry=1)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.frames = inputs[1]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return _shift(gradient, ctx.frames, fetch=1, carry=0), None
+
+
+def _shift(x: Tensor, frames: int, fetch: int, carry: int) -> Tensor:
+    """Bring eighth ``fetch`` of the channels from frame t+1 and eighth ``carry`` from t-1."""
     fold = x.shape[1] // 8
+    ahead, behind = (slice(i * fold, (i + 1) * fold) for i in (fetch, carry))
     x = x.unflatten(0, (-1, frames))
     out = x.clone()
-    out[:, :-1, :fold] = x[:, 1:, :fold]
-    out[:, -1, :fold] = 0
-    out[:, 1:, fold : 2 * fold] = x[:, :-1, fold : 2 * fold]
-    out[:, 0, fold : 2 * fold] = 0
+    out[:, :-1, ahead] = x[:, 1:, ahead]
+    out[:, -1, ahead] = 0
+    out[:, 1:, behind] = x[:, :-1, behind]
+    out[:, 0, behind] = 0
     return out.flatten(0, 1)
 
 
-class BasicBlock(nn.Module):
+def _shift_as_one(x: Tensor, frames: int) -> Tensor:
+    """The same for compilers, which make one loop of this, and many of the assignments above."""
+    fold = x.shape[1] // 8
+    x = x.permute(0, 2, 3, 1).unflatten(0, (-1, frames))  # (B, T, H, W, C)
+    following, before, rest = x[:, 1:, ..., :fold], x[:, :-1, ..., fold : 2 * fold], x[..., 2 * fold :]
+    following, before = F.pad(following, (0,) * 7 + (1,)), F.pad(before, (0,) * 6 + (1, 0))
+    return torch.cat([following, before, rest], -1).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+class _Block(nn.Module):
+    """What both kinds of residual block begin with."""
+
+    def _altered_shift(self, x: Tensor, frames: int) -> Tensor:
+        if self.training:  # the same, and what the gradient needs is x, which is in memory anyway
+            return temporal_shift(self.alteration(x), frames)
+        return self.alteration(temporal_shift(x, frames))
+
+
+class BasicBlock(_Block):
     expansion = 1
 
     def __init__(self, in_channels: int, width: int, stride: int):
@@ -44,13 +89,13 @@ class BasicBlock(nn.Module):
         self.downsample = _downsample(in_channels, width, stride)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        out = self.alteration(temporal_shift(x, frames))
-        out = F.relu(self.bn1(self.conv1(out)))
+        out = self._altered_shift(x, frames)
+        out = F.relu(self.bn1(self.conv1(out)), inplace=True)
         out = self.bn2(self.conv2(out))
-        return F.relu(out + self.downsample(x))
+        return F.relu(out + self.downsample(x), inplace=True)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(_Block):
     expansion = 4
 
     def __init__(self, in_channels: int, width: int, stride: int):
@@ -66,11 +111,11 @@ class Bottleneck(nn.Module):
         self.downsample = _downsample(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        out = self.alteration(temporal_shift(x, frames))
-        out = F.relu(self.bn1(self.conv1(out)))
-        out = F.relu(self.bn2(self.conv2(out)))
+        out = self._altered_shift(x, frames)
+        out = F.relu(self.bn1(self.conv1(out)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
         out = self.bn3(self.conv3(out))
-        return F.relu(out + self.downsample(x))
+        return F.relu(out + self.downsample(x), inplace=True)
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -116,7 +161,7 @@ class TSM(nn.Module):
     def forward(self, clip: Tensor) -> Tensor:
         frames = clip.shape[2]
         x = clip.transpose(1, 2).flatten(0, 1)
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in layer:

@@ -48,6 +48,37 @@ class DepthwiseConv(nn.Conv3d):
     def __init__(self, channels: int, kernel_size: int):
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and weight.requires_grad and weight.device.type == "cpu":
+            return _TrainedDepthwise.apply(x, weight, bias)
+        return super()._conv_forward(x, weight, bias)
+
+
+class _TrainedDepthwise(torch.autograd.Function):
+    """A depth-wise convolution whose gradient comes from what is fast on a CPU: forward and float32 kernels."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv3d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        padding = [weight.shape[-1] // 2] * 3
+        by_x = None
+        if ctx.needs_input_grad[0]:
+            mirrored = weight.flip(2, 3, 4).to(gradient.dtype)
+            by_x = F.conv3d(gradient, mirrored, padding=padding, groups=len(weight)).to(x.dtype)
+        layer = ([1] * 3, padding, [1] * 3, False, [0] * 3, len(weight))  # stride, padding, dilation ...
+        by_weight = torch.ops.aten.convolution_backward(
+            gradient.float(), x.float(), weight.float(), None, *layer, [False, True, False]
+        )[1]
+        return by_x, by_weight.to(weight.dtype), gradient.sum((0, 2, 3, 4), dtype=weight.dtype)
+
 
 class MLP(nn.Module):
     """Two layers of the kind ``layer``, four times as wide in between."""

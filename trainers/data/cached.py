@@ -29,7 +29,7 @@ class Cached:
     """
 
     def __init__(self, source, folder: Path, name: str):
-        self.source, self.classes = source, source.classes
+        self.source, self.classes, self.flips, self.skipped = source, source.classes, source.flips, ()
         first = source.open(0)
         self.fps = first.fps
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,6 +43,9 @@ class Cached:
 
     def label(self, i: int) -> int:
         return self.source.label(i)
+
+    def name(self, i: int) -> str:
+        return self.source.name(i)
 
     def open(self, i: int) -> CachedClip:
         if not self.filled[i]:

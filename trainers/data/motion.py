@@ -65,6 +65,8 @@ class Motion:
     """
 
     classes = CLASSES
+    flips = False  # left and right are classes
+    skipped = ()
 
     def __init__(
         self, split: str, clips: int | None = None, size: int | tuple[int, int] = 64, num_frames: int = 32
@@ -90,6 +92,9 @@ class Motion:
         if not 0 <= i < self.clips:
             raise IndexError(f"clip index must lie in [0, {self.clips}), got {i}")
         return i % len(CLASSES)
+
+    def name(self, i: int) -> str:
+        return f"motion clip {self.first_seed + i}"
 
     def open(self, i: int) -> MotionClip:
         return MotionClip(self.label(i), self.first_seed + i, self.num_frames, self.height, self.width)

@@ -204,15 +204,15 @@ def owner() -> dict:
     return {"pid": process.pid, "pid_started": process.create_time(), "host": socket.gethostname()}
 
 
-def gpus_in_use() -> list[int] | None:
-    """The GPUs of this run, as the whole machine numbers them; None on the CPU."""
+def gpus_in_use() -> list[str] | None:
+    """The GPUs of this run, as the worker names them; None on the CPU."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     if cuda is None or not cuda.is_initialized():
         return None
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     own = list(range(processes)) if processes > 1 else [cuda.current_device()]
-    visible = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.isdigit()]
-    return [int(visible[i]) if i < len(visible) else i for i in own]
+    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    return [visible[i] if i < len(visible) else str(i) for i in own]
 
 
 def _named(loss: str) -> tuple[str, int]:

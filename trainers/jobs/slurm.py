@@ -86,6 +86,7 @@ class Slurm:
     def __init__(self, store: Store, grace: float):
         self.store, self.grace = store, grace
         self._next = 0.0
+        self._pending: set[int] = set()
 
     def tick(self) -> None:
         if time.monotonic() < self._next:
@@ -128,18 +129,24 @@ class Slurm:
 
     def _follow(self, job: Job, state: str) -> None:
         if state in WAITING:
+            self._pending.add(job.id)
             if job.state == "stopping":
                 scancel(job)
             else:
                 self.store.move(job.id, ["running"], "queued", "waits in the cluster's queue")
+        elif state in RUNNING and job.state == "stopping":
+            self._stop(job)
         elif state in RUNNING:
-            if job.state == "stopping":
-                self._stop(job)
-            else:
-                self.store.move(job.id, ["queued"], "running", "on the cluster", started=now(), finished=None)
-                self.store.seen([job.id])
+            self._runs(job)
         elif state not in ENDING:
             self._over(job, state)
+
+    def _runs(self, job: Job) -> None:
+        self.store.seen([job.id])
+        # A job that has saved and is about to be requeued still runs for the cluster, but waits for us.
+        if job.id in self._pending or job.started is None:
+            self._pending.discard(job.id)
+            self.store.move(job.id, ["queued"], "running", "on the cluster", started=now(), finished=None)
 
     def _stop(self, job: Job) -> None:
         asked = self.store.asked_to_stop(job)

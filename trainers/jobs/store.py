@@ -270,7 +270,8 @@ class Store:
         Its ``pid`` stays None until it is known, so that nobody takes another process for the job's.
 
         Args:
-            gpus: every GPU of the host; those that its running jobs hold are not given again.
+            gpus: every GPU of the host, as CUDA_VISIBLE_DEVICES names them; those that its running jobs hold
+                are not given again.
             cpu_jobs: jobs for the CPU that may run at once.
         """
         with self.changing() as session:

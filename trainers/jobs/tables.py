@@ -65,7 +65,7 @@ class Job(Base):
     """GPUs asked for (per node); 0: the CPU"""
     nodes: Mapped[int] = mapped_column(default=1)
     given: Mapped[list | None]
-    """the GPUs a worker gave it; None: no worker started it"""
+    """the GPUs it holds, as CUDA_VISIBLE_DEVICES names them; None: started by hand on the CPU"""
 
     host: Mapped[str | None] = mapped_column(Text)
     pid: Mapped[int | None] = mapped_column(BigInteger)
