@@ -211,9 +211,9 @@ class Config:
     def check(self) -> None:
         """Raises ValueError, with one sentence, for a field that cannot be."""
         values = self.flat()
-        for name, choices in _choices().items():
-            if values[name] not in choices:
-                names = ", ".join(filter(None, choices))
+        for name, allowed in choices().items():
+            if values[name] not in allowed:
+                names = ", ".join(filter(None, allowed))
                 raise ValueError(f"there is no {name} {values[name]!r}; choose one of {names}")
         for name, value in values.items():
             if value is None:
@@ -301,13 +301,13 @@ class Config:
 PATHS = {"out", "data_root", "cache"}
 
 
-def _choices() -> dict[str, tuple[str, ...]]:
+def choices() -> dict[str, tuple[str, ...]]:
     """The fields that take one of a few names."""
-    choices = {"model": ffn.list_models(), "method": METHODS, "data": SOURCES, "augment": AUGMENTATIONS}
+    names = {"model": ffn.list_models(), "method": METHODS, "data": SOURCES, "augment": AUGMENTATIONS}
     groups = [Config, *(item.default_factory for item in fields(Config) if item.default_factory is not MISSING)]
     for group in groups:
         for name, hint in get_type_hints(group).items():
             for option in (hint, *get_args(hint)):
                 if get_origin(option) is Literal:
-                    choices[name] = (*get_args(option), *[None] * (option is not hint))
-    return {name: tuple(names) for name, names in choices.items()}
+                    names[name] = (*get_args(option), *[None] * (option is not hint))
+    return {name: tuple(allowed) for name, allowed in names.items()}
