@@ -91,7 +91,14 @@ def zoom(page):
         return page.evaluate("document.querySelector('.js-plotly-plot').layout.xaxis.autorange") is False
 
     wait(drag, "a zoomed figure")
-    return x_range(page)
+    return wait(lambda: settled(page), "the zoom to come to rest")
+
+
+def settled(page):
+    """The range of x if it stays what it is for a second, else None."""
+    before = x_range(page)
+    page.wait_for_timeout(1000)
+    return before if x_range(page) == before else None
 
 
 def test_a_job_from_the_form_to_the_comparison(browser, place):

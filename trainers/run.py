@@ -31,12 +31,7 @@ log = logging.getLogger("trainers")
 
 def run(config: Config, recorder: Recorder) -> None:
     """Train as ``config`` (resolved) says, from the start or OUT/last.pt on, then measure over frame counts."""
-    dataset = config.dataset
-    size = dataset.size or ffn.create_backbone(config.model, 2).spec.preprocess.size
-    options = {"root": dataset.data_root, "size": size, "cache": dataset.cache, "seed": config.seed}
-    options |= {"fold": dataset.fold, "max_bad": dataset.max_bad}
-    train = create_source(dataset.data, "train", clips=dataset.clips, **options)
-    val = create_source(dataset.data, "val", clips=dataset.val_clips, **options)
+    train, val = sources(config)
     trainer = Trainer(config, train, val, recorder)
     if config.resume != "never":
         trainer.resume()
@@ -52,6 +47,20 @@ def run(config: Config, recorder: Recorder) -> None:
         _measure(config, trainer, val)
         if distributed.is_main():
             recorder.end({})
+
+
+def sources(config: Config) -> tuple:
+    """The training and the validation clips of a run.
+
+    Raises:
+        ValueError, OSError: if the data set is not there or cannot be used.
+    """
+    dataset = config.dataset
+    size = dataset.size or ffn.create_backbone(config.model, 2).spec.preprocess.size
+    options = {"root": dataset.data_root, "size": size, "cache": dataset.cache, "seed": config.seed}
+    options |= {"fold": dataset.fold, "max_bad": dataset.max_bad}
+    train = create_source(dataset.data, "train", clips=dataset.clips, **options)
+    return train, create_source(dataset.data, "val", clips=dataset.val_clips, **options)
 
 
 def _skipped(source, kind: str) -> list[str]:

@@ -13,10 +13,9 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import ffn
 from trainers.config import Config
-from trainers.data import create_source
 from trainers.jobs.paths import confine, data_folders, runs_folder
+from trainers.run import sources
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120  # seconds that a measurement may take
@@ -51,23 +50,9 @@ def confined(config: Config) -> Config:
     return config.with_fields(changes)
 
 
-def sources(config: Config) -> tuple:
-    """The training and the validation clips of a run.
-
-    Raises:
-        ValueError, OSError: if the data set is not there.
-    """
-    dataset = config.dataset
-    size = dataset.size or ffn.create_backbone(config.model, 2).spec.preprocess.size
-    options = {"root": dataset.data_root, "size": size, "seed": config.seed, "fold": dataset.fold}
-    options |= {"max_bad": dataset.max_bad}
-    train = create_source(dataset.data, "train", clips=dataset.clips, **options)
-    return train, create_source(dataset.data, "val", clips=dataset.val_clips, **options)
-
-
 def describe_data(config: Config) -> str:
-    """One sentence about the data set; raises as :func:`sources`."""
-    train, val = sources(config)
+    """One sentence about the data set; raises ValueError or OSError if it is not there."""
+    train, val = sources(config.with_fields({"cache": None}))  # nothing is written for a look
     batch = config.optim.batch_size
     if len(train) < batch:
         raise ValueError(f"{len(train)} training clips do not fill one batch of {batch}: lower batch_size")
@@ -101,7 +86,7 @@ def measure(config: Config) -> Estimate:
     from trainers.data.clips import Batch, Clips
     from trainers.loop import Trainer
 
-    train, val = sources(config)
+    train, val = sources(config.with_fields({"cache": None}))
     trainer = Trainer(config, train, val)
     trainer.model.train()
     task = trainer.stages[-1].task
