@@ -9,6 +9,7 @@ import pytest
 from datasets import FRAMES, jpegs, names, place, source
 
 from ffn import Preprocess
+from trainers import evaluate, run
 from trainers.check import check
 from trainers.data.clips import Clips, train_batches
 from trainers.data.files import DataError
@@ -91,6 +92,17 @@ def test_from_annotations_to_a_batch(tmp_path, clip, data, capsys):
     batch = next(iter(train_batches(clips, 2, 0)))
     assert batch.failures == [] and batch.clips[4].shape == (2, 4, 16, 16, 3)
     assert sorted(batch.labels.tolist()) == [0, 1]
+    train_and_evaluate(data, tmp_path, capsys)
+
+
+def train_and_evaluate(data, root, capsys):
+    where = ["--data", data, "--data-root", str(root), "--workers", "0", "--device", "cpu"]
+    small = ["--size", "32", "--frames", "2", "4", "--epochs", "1", "--batch-size", "2", "--precision", "fp32"]
+    out = root / "a run"
+    assert run.main([*where, *small, "--augment", "multiscale", "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert evaluate.main([str(out / "best.safetensors"), *where, "--frames", "2", "4", "--no-costs"]) == 0
+    assert "| a run" in capsys.readouterr().out
 
 
 def test_extracted_frames_equal_decoded_ones_and_a_rerun_goes_on(tmp_path, clip):
@@ -115,8 +127,9 @@ def test_extracted_frames_equal_decoded_ones_and_a_rerun_goes_on(tmp_path, clip)
     assert (folder / "000001.jpg").stat().st_mtime_ns == before
 
 
-def test_folder(tmp_path, clip):
+def test_folder(tmp_path, clip, capsys):
     place(clip, *(tmp_path / label / f"{i}.mp4" for label in "ab" for i in range(5)))
+    train_and_evaluate("folder", tmp_path, capsys)
     before = names(source("folder", tmp_path, "val"))
     prepare("folder", tmp_path, workers=1)
     assert (

@@ -40,6 +40,12 @@ def test_one_cycle_equals_pytorchs():
         ours.step(), theirs.step(), schedule.step(), torchs.step()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4, 5])
+def test_the_shortest_runs_have_a_learning_rate(steps):
+    rate = learning_rate(Optimisation(epochs=steps), 1)
+    assert all(0 <= rate(step) <= 1 for step in range(steps + 1))
+
+
 def test_released_groups_hold_every_parameter_once():
     model = ffn.create_model("tsm_resnet18", 7)
     settings = Optimisation(optimizer="sgd", lr=0.01, weight_decay=5e-4, groups="released")

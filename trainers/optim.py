@@ -36,7 +36,7 @@ def learning_rate(settings: Optimisation, steps_per_epoch: int) -> Callable[[int
 
     def one_cycle(step: int) -> float:
         peak = ONE_CYCLE_RISE * total - 1
-        if step <= peak:
+        if step < peak:
             return _cosine(ONE_CYCLE_START, 1.0, step / peak)
         return _cosine(1.0, ONE_CYCLE_END, (step - peak) / max(total - 1 - peak, 1))
 
