@@ -98,11 +98,11 @@ def test_from_annotations_to_a_batch(tmp_path, clip, data, capsys):
 def train_and_evaluate(data, root, capsys):
     where = ["--data", data, "--data-root", str(root), "--workers", "0", "--device", "cpu"]
     small = ["--size", "32", "--frames", "2", "4", "--epochs", "1", "--batch-size", "2", "--precision", "fp32"]
-    out = root / "a run"
+    out = root / ".run"  # hidden: in a folder of classes another one would be a class
     assert run.main([*where, *small, "--augment", "multiscale", "--out", str(out)]) == 0
     capsys.readouterr()
     assert evaluate.main([str(out / "best.safetensors"), *where, "--frames", "2", "4", "--no-costs"]) == 0
-    assert "| a run" in capsys.readouterr().out
+    assert "| .run" in capsys.readouterr().out
 
 
 def test_extracted_frames_equal_decoded_ones_and_a_rerun_goes_on(tmp_path, clip):
