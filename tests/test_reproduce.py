@@ -5,20 +5,22 @@ import json
 import pytest
 
 from trainers.config import Config
-from trainers.experiment import FULL, NETWORKS, QUICK, Run, runs
+from trainers.experiment import NETWORKS, QUICK, Run, runs
 from trainers.reproduce import main, train
 from trainers.results import Results, tables, write
 
 
 def test_every_planned_run_is_a_run_once():
     plan = list(runs((0, 1), tuple(NETWORKS)))
-    assert len({run.name for run in plan}) == len(plan) == 2 * 4 * 4 + 12
-    assert plan[0].name == "tsm_tiny-ffn-seed0" and all(run.seed == 1 for run in plan[-16:])
-    for run in plan:
-        for size in (FULL, QUICK):
-            chosen = size | run.settings | {"model": run.model, "init": "x" if run.after else None}
-            assert run.members or Config().with_fields(chosen).resolved()
-        assert {f"{run.model}-{label}-seed{run.seed}" for label in run.needs} <= {other.name for other in plan}
+    assert len({run.name for run in plan}) == len(plan) == 2 * 4 * 5 + 13
+    assert plan[4].name == "tsm_tiny-ffn-seed0" and all(run.seed == 1 for run in plan[-20:])
+    before = set()
+    for run in [*plan, *runs((0,), tuple(NETWORKS), QUICK)]:
+        chosen = run.settings | {"model": run.model, "init": "x" if run.after else None}
+        assert run.members or Config().with_fields(chosen).resolved()
+        assert set(run.needs) <= before
+        before.add(run.name)
+    assert plan[0].settings["epochs"] > plan[4].settings["epochs"]
 
 
 @pytest.fixture
@@ -58,4 +60,4 @@ def test_mistakes_and_missing_starts(tmp_path):
     with pytest.raises(ValueError, match="--only takes tsm_tiny"):
         main(out=tmp_path, only=("resnet",))
     run = Run("tsm_tiny", "finetune", {}, after="base")
-    assert "needs" in train(run, tmp_path, {}, 1) and "base-seed0" in train(run, tmp_path, {}, 1)
+    assert "needs" in train(run, tmp_path, tmp_path, 1) and "base-seed0" in train(run, tmp_path, tmp_path, 1)

@@ -100,7 +100,7 @@ class Loss:
 
     distillation: float = 1.0
     """lambda: weight of the lower frequencies' KL divergence from the highest (method ffn)"""
-    lower_labels: float = 0.0
+    lower_labels: float = 1.0
     """weight of the lower frequencies' cross-entropy with the labels (method ffn); 0: the paper's loss"""
     rho: float = 0.5
     """probability of mixing features (method mixed) or of the highest frame count (method proportional)"""
@@ -123,19 +123,19 @@ class Optimisation:
     """parts that a batch is computed in, to need less memory; the step is the whole batch's"""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw, or sgd with Nesterov-free momentum .9"""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """peak learning rate"""
     weight_decay: float = 0.05
     """of convolutions and linear layers"""
     groups: Literal["plain", "released"] = "plain"
     """plain: no weight decay for norms, biases and alterations; released: the groups of the released 2D code,
     with faster biases and classifier"""
-    schedule: Literal["onecycle", "cosine", "step"] = "onecycle"
+    schedule: Literal["cosine", "step"] = "cosine"
     """how the learning rate moves over the run"""
     milestones: tuple[int, ...] = ()
     """epochs after which the learning rate is divided by 10 (schedule step)"""
-    warmup_epochs: float = 0.0
-    """epochs in which the learning rate rises from warmup_lr (schedules cosine and step)"""
+    warmup_epochs: float = 0.1
+    """epochs in which the learning rate rises from warmup_lr"""
     warmup_lr: float = 0.0
     """learning rate of the first step when there is a warm-up"""
     final_lr: float = 0.0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 NETWORKS = {
     "tsm_tiny": (4, 8, 16),
@@ -14,8 +14,18 @@ NETWORKS = {
 }
 DEPTH = "tsm_tiny"  # the network of the paper's other tables
 
-FULL = {"clips": 25_200, "epochs": 8}
-QUICK = {"clips": 126, "val_clips": 42, "size": 32, "epochs": 1, "batch_size": 21, "warm_start": 0}
+START = "start"  # the run that every other one begins from, as the paper's begin from ImageNet's weights
+
+
+class Size(NamedTuple):
+    """Settings of every run, and what the start has otherwise."""
+
+    each: dict[str, Any]
+    start: dict[str, Any]
+
+
+FULL = Size({"clips": 12_600, "epochs": 2, "lr": 2e-3}, {"epochs": 4, "lr": 3e-3})
+QUICK = Size({"clips": 126, "val_clips": 42, "size": 32, "epochs": 1, "batch_size": 21}, {})
 
 
 @dataclass(frozen=True)
@@ -32,35 +42,53 @@ class Run:
     """labels of runs whose mean prediction it is; nothing is trained"""
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """Labels of the runs whose best checkpoint it needs."""
-        return self.members or ((self.after,) if self.after else ())
-
-    @property
     def name(self) -> str:
         """The run's folder."""
-        return f"{self.model}-{self.label}-seed{self.seed}"
+        return self._name(self.label)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the runs whose best checkpoint it needs."""
+        return tuple(map(self._name, self.members or ((self.after,) if self.after else ())))
+
+    def _name(self, label: str) -> str:
+        return f"{self.model}-{label}-seed{self.seed}"
 
 
-def runs(seeds: tuple[int, ...], networks: tuple[str, ...]) -> Iterator[Run]:
-    """Every run, those that say most first: one seed of the main table, the other tables, other seeds."""
+def runs(seeds: tuple[int, ...], networks: tuple[str, ...], size: Size = FULL) -> Iterator[Run]:
+    """Every run after those it needs, and those that say most first."""
+    for run in _by_importance(seeds, networks):
+        settings = size.each | (size.start if run.label == START else {}) | run.settings
+        yield replace(run, settings=settings)
+
+
+def _by_importance(seeds: tuple[int, ...], networks: tuple[str, ...]) -> Iterator[Run]:
+    """One seed of the main table, the other tables, other seeds."""
     first, *others = seeds
+    yield from (start(model, first) for model in networks)
     for model in networks:
         yield from main_table(model, first)
     if DEPTH in networks:
         yield from other_tables(first)
     for seed in others:
+        yield from (start(model, seed) for model in networks)
         for model in networks:
             yield from main_table(model, seed)
+
+
+def start(model: str, seed: int) -> Run:
+    """A plain network trained at the lowest frequency, where a step costs least."""
+    count = min(NETWORKS[model])
+    return Run(model, START, {"method": "plain", "frames": (count,)}, seed)
 
 
 def main_table(model: str, seed: int) -> Iterator[Run]:
     """FFN, the base (trained at H) and separate training at the lower frequencies."""
     *lower, high = frames = NETWORKS[model]
-    yield Run(model, "ffn", {"frames": frames}, seed)
-    yield Run(model, "base", {"method": "plain", "frames": (high,)}, seed)
+    yield Run(model, "ffn", {"frames": frames}, seed, START)
+    yield Run(model, "base", {"method": "plain", "frames": (high,)}, seed, START)
     for count in lower:
-        yield Run(model, f"st{count}", {"method": "plain", "frames": (count,)}, seed)
+        yield Run(model, f"st{count}", {"method": "plain", "frames": (count,)}, seed, START)
 
 
 def other_tables(seed: int) -> Iterator[Run]:
@@ -69,12 +97,13 @@ def other_tables(seed: int) -> Iterator[Run]:
     for method in ("mixed", "proportional"):
         for rho in (0.5, 0.75):
             settings = {"method": method, "frames": (low, high), "rho": rho}
-            yield Run(DEPTH, f"{method}{rho * 100:.0f}", settings, seed)
+            yield Run(DEPTH, f"{method}{rho * 100:.0f}", settings, seed, START)
     yield Run(DEPTH, "ensemble", {}, seed, members=(f"st{low}", f"st{mid}", "base"))
     yield Run(DEPTH, "finetune", {"method": "finetune", "frames": (low,)}, seed, after="base")
-    yield Run(DEPTH, "ffn_shared_norms", {"frames": frames, "private_norms": False}, seed)
-    yield Run(DEPTH, "ffn_unaltered", {"frames": frames, "alteration": False}, seed)
-    yield Run(DEPTH, "ffn_undistilled", {"frames": frames, "distillation": 0.0, "lower_labels": 1.0}, seed)
-    yield Run(DEPTH, "ffn_unshared", {"frames": frames, "share_weights": False}, seed)
-    yield Run(DEPTH, "ffn2", {"frames": (low, high)}, seed)
-    yield Run(DEPTH, "ffn4", {"frames": (low, mid, (mid + high) // 2, high)}, seed)
+    yield Run(DEPTH, "ffn_shared_norms", {"frames": frames, "private_norms": False}, seed, START)
+    yield Run(DEPTH, "ffn_unaltered", {"frames": frames, "alteration": False}, seed, START)
+    yield Run(DEPTH, "ffn_undistilled", {"frames": frames, "distillation": 0.0}, seed, START)
+    yield Run(DEPTH, "ffn_paper", {"frames": frames, "lower_labels": 0.0}, seed, START)
+    yield Run(DEPTH, "ffn_unshared", {"frames": frames, "share_weights": False}, seed, START)
+    yield Run(DEPTH, "ffn2", {"frames": (low, high)}, seed, START)
+    yield Run(DEPTH, "ffn4", {"frames": (low, mid, (mid + high) // 2, high)}, seed, START)

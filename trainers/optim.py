@@ -13,8 +13,6 @@ from ffn import WeightAlteration
 from ffn.flexible import NORMS
 from trainers.config import Optimisation
 
-ONE_CYCLE_RISE, ONE_CYCLE_START, ONE_CYCLE_END = 0.25, 1 / 25, 1 / 250_000  # as torch's OneCycleLR
-
 
 def create_optimizer(model: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
     groups = GROUPS[settings.groups](model, settings)
@@ -31,26 +29,17 @@ def create_schedule(optimizer: torch.optim.Optimizer, settings: Optimisation, st
 def learning_rate(settings: Optimisation, steps_per_epoch: int) -> Callable[[int], float]:
     """The learning rate at a step (from 0) as a share of ``settings.lr``."""
     total = settings.epochs * steps_per_epoch
-    warmup = settings.warmup_epochs * steps_per_epoch
+    warmup = int(settings.warmup_epochs * steps_per_epoch)
     start, end = settings.warmup_lr / settings.lr, settings.final_lr / settings.lr
 
-    def one_cycle(step: int) -> float:
-        peak = ONE_CYCLE_RISE * total - 1
-        if step < peak:
-            return _cosine(ONE_CYCLE_START, 1.0, step / peak)
-        return _cosine(1.0, ONE_CYCLE_END, (step - peak) / max(total - 1 - peak, 1))
-
-    def after_warmup(step: int) -> float:
+    def rate(step: int) -> float:
+        if step < warmup:
+            return start + (1 - start) * step / warmup
         if settings.schedule == "cosine":
             return _cosine(1.0, end, (step - warmup) / max(total - warmup, 1))
         return 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in settings.milestones)
 
-    def warmed_up(step: int) -> float:
-        if step < warmup:
-            return start + (1 - start) * step / warmup
-        return after_warmup(step)
-
-    return one_cycle if settings.schedule == "onecycle" else warmed_up
+    return rate
 
 
 def _cosine(first: float, last: float, progress: float) -> float:

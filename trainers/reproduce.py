@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from datetime import date
 from pathlib import Path
 
@@ -25,22 +25,22 @@ from ffn.measure import count_parameters, gflops
 from trainers.config import Config
 from trainers.data import create_source
 from trainers.evaluate import COUNTS, evaluate, together
-from trainers.experiment import FULL, NETWORKS, QUICK, Run, runs
+from trainers.experiment import FULL, NETWORKS, QUICK, START, Run, runs
 from trainers.results import Results, write
 
 
-def train(run: Run, out: Path, settings: dict, threads: int) -> str | None:
+def train(run: Run, out: Path, cache: Path, threads: int) -> str | None:
     """Train ``run`` in a process of its own unless it is done; what went wrong, or None."""
     folder = out / run.name
     if (folder / "results.json").exists():
         return None
-    chosen = settings | run.settings | {"model": run.model, "seed": run.seed, "out": folder}
-    needed = [out / f"{run.model}-{label}-seed{run.seed}" / "best.safetensors" for label in run.needs]
+    chosen = run.settings | {"model": run.model, "seed": run.seed, "out": folder, "cache": cache, "workers": 1}
+    needed = [out / name / "best.safetensors" for name in run.needs]
     missing = [path for path in needed if not path.exists()]
     if missing:
         return f"{run.name} needs {missing[0]}, which is not there"
     if run.members:
-        return _ensemble(needed, folder, settings)
+        return _ensemble(needed, folder, run.settings.get("val_clips"), cache)
     if run.after:
         chosen["init"] = str(needed[0])
     command = [
@@ -60,10 +60,10 @@ def train(run: Run, out: Path, settings: dict, threads: int) -> str | None:
     )
 
 
-def _ensemble(checkpoints: list[Path], folder: Path, settings: dict) -> str | None:
+def _ensemble(checkpoints: list[Path], folder: Path, clips: int | None, cache: Path) -> None:
     """Evaluate the mean prediction of ``checkpoints`` and write what a run writes of itself."""
     size = load(checkpoints[0]).spec.preprocess.size
-    source = create_source("motion", "val", size=size, clips=settings.get("val_clips"), cache=settings["cache"])
+    source = create_source("motion", "val", size=size, clips=clips, cache=cache)
     networks = [load(path) for path in checkpoints]
     outcomes = {model.spec.frames[0]: evaluate(model, source, COUNTS, bar=None) for model in networks}
     outcome = together(outcomes, lambda _: list(outcomes))
@@ -75,7 +75,6 @@ def _ensemble(checkpoints: list[Path], folder: Path, settings: dict) -> str | No
         "parameters": sum(map(count_parameters, networks)),
     }
     write_atomically(folder / "results.json", lambda partial: partial.write_text(json.dumps(results)))
-    return None
 
 
 def main(
@@ -97,19 +96,21 @@ def main(
         seeds: seeds of the main table; the other tables use the first.
         quick: a few clips and one epoch: every table in minutes, with numbers that mean nothing.
         jobs: runs at a time; default: one per core, up to 4.
-        cache: folder that keeps rendered clips (10 GB for the full size): quicker from the second run on.
+        cache: folder that keeps the rendered clips for all runs (5 GB for the full size); default: OUT/clips.
         tables: train nothing; write the tables of what is there.
     """
     unknown = set(only) - NETWORKS.keys()
     if unknown or not seeds:
         raise ValueError(f"--only takes {', '.join(NETWORKS)}, and --seeds at least one number")
-    settings = (QUICK if quick else FULL) | {"cache": cache, "workers": 1}
-    plan = list(runs(seeds[:1] if quick else seeds, only))
+    size = QUICK if quick else FULL
+    plan = list(runs(seeds[:1] if quick else seeds, only, size))
     cores = os.cpu_count() or 1
     jobs = jobs or min(4, cores)
     about = {"machine": f"{cores} cores, {platform.machine()}", "date": str(date.today())}
-    about |= {"PyTorch": torch.__version__, "seeds": list(seeds), "settings": QUICK if quick else FULL}
-    problems = [] if tables else _train_all(plan, out, settings, jobs, max(1, cores // jobs), about)
+    about |= {"PyTorch": torch.__version__, "settings": size.each, f"settings of {START!r}": size.start}
+    problems = (
+        [] if tables else _train_all(plan, out, cache or out / "clips", jobs, max(1, cores // jobs), about)
+    )
     results = Results.read(out, plan)
     write(out, results, about)
     for problem in problems:
@@ -119,18 +120,22 @@ def main(
         raise ValueError(f"{len(problems)} runs did not end well; start again to go on with them")
 
 
-def _train_all(plan: list[Run], out: Path, settings: dict, jobs: int, threads: int, about: dict) -> list[str]:
-    """Runs that need another's checkpoint come after all others."""
-    problems = []
-    first = [run for run in plan if not run.needs]
-    with tqdm(total=len(plan), unit="run") as bar:
-        for batch in (first, [run for run in plan if run.needs]):
-            with ThreadPoolExecutor(jobs) as pool:
-                for problem in pool.map(lambda run: train(run, out, settings, threads), batch):
-                    problems += [problem] if problem else []
-                    bar.update()
-                    write(out, Results.read(out, plan), about)
-    return problems
+def _train_all(plan: list[Run], out: Path, cache: Path, jobs: int, threads: int, about: dict) -> list[str]:
+    """Train ``jobs`` runs at a time, each after those it needs; what went wrong."""
+    started: dict[str, Future] = {}
+
+    def finish(run: Run) -> str | None:
+        wait([started[name] for name in run.needs])  # all of them begun: the plan has them first
+        return train(run, out, cache, threads)
+
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(plan), unit="run") as bar:
+        for run in plan:
+            started[run.name] = pool.submit(finish, run)
+        for done in as_completed(started.values()):
+            done.result()
+            bar.update()
+            write(out, Results.read(out, plan), about)
+    return [problem for done in started.values() if (problem := done.result())]
 
 
 if __name__ == "__main__":

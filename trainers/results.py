@@ -28,7 +28,8 @@ METHODS = {  # label: what the tables call it
 ABLATIONS = {
     "ffn_shared_norms": "without private norms",
     "ffn_unaltered": "without weight alteration",
-    "ffn_undistilled": "without distillation (labels everywhere)",
+    "ffn_undistilled": "without distillation",
+    "ffn_paper": "labels at H alone (the paper's loss)",
     "ffn_unshared": "without weight sharing",
     "ffn": "FFN",
 }

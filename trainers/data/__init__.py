@@ -3,7 +3,7 @@
 A *source* is one split of a data set: ``classes`` (names), ``len()``, ``label(i)``, ``name(i)`` (for messages)
 and ``open(i)``, which returns a clip with ``num_frames``, ``fps`` and ``read(indices)`` (see
 :mod:`ffn.video`). ``flips`` says whether a mirrored clip keeps its class, ``skipped`` names the clips that
-:mod:`trainers.check` found bad.
+:mod:`trainers.check` found bad, and ``gradual``, where there is one, that the first epoch keeps the order.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import cv2
 
 from trainers.data.cached import Cached
 from trainers.data.files import DataError, Files
+from trainers.data.footage import Footage
 from trainers.data.layouts import LAYOUTS, Layout, read_clips
 from trainers.data.motion import Motion
 
@@ -32,6 +33,14 @@ def motion(split: str, *, size: int, clips: int | None = None, cache: Path | Non
     return Cached(source, cache, f"motion-{zlib.crc32(code):08x}-{split}")  # a new renderer, a new file
 
 
+def existing(root: Path | None) -> Path:
+    if root is None:
+        raise DataError("this data set lies in a folder of yours: name it with --data-root DIR")
+    if not root.exists():
+        raise DataError(f"there is no folder {root}: --data-root names the one that holds the data set")
+    return root
+
+
 def files(
     layout: Layout,
     split: str,
@@ -46,10 +55,7 @@ def files(
     use_report: bool = True,
     **_,
 ):
-    if root is None:
-        raise DataError("this data set lies in a folder of yours: name it with --data-root DIR")
-    if not root.exists():
-        raise DataError(f"there is no folder {root}: --data-root names the one that holds the data set")
+    root = existing(root)
     if cache is not None:
         raise DataError("a cache keeps clips that are rendered (motion); these are read from their files")
     classes, entries = read_clips(layout, root, split, fold=fold, val_share=val_share, seed=seed)
@@ -60,7 +66,15 @@ def files(
     return source
 
 
-SOURCES = {"motion": motion} | {name: partial(files, layout) for name, layout in LAYOUTS.items()}
+def footage(split: str, *, root: Path | None, size: int, clips: int | None = None, **_):
+    if split == "train":
+        raise DataError("footage is there to evaluate on, not to train on: train on motion")
+    return Footage(existing(root), clips, size)
+
+
+SOURCES = {"motion": motion, "footage": footage} | {
+    name: partial(files, layout) for name, layout in LAYOUTS.items()
+}
 
 
 def create_source(name: str, split: str, **options):

@@ -134,7 +134,8 @@ def steps_per_epoch(clips: int, batch_size: int, repeats: int = 1) -> int:
 def train_batches(
     clips: Clips, batch_size: int, workers: int, first: int = 0, rank: int = 0, world: int = 1, repeats: int = 1
 ) -> DataLoader:
-    """The :class:`Batch` es of one epoch, from batch ``first`` on, in an order that seed and epoch decide.
+    """The :class:`Batch` es of one epoch, from batch ``first`` on, in an order that seed and epoch decide; the
+    first epoch of a ``gradual`` source keeps the source's order.
 
     ``batch_size`` counts the samples of all ``world`` processes together; the process ``rank`` takes every
     ``world``-th one. Each video stands ``repeats`` times in its batch, drawn anew each time.
@@ -148,6 +149,8 @@ def train_batches(
             "video: take a multiple of both"
         )
     order = np.random.default_rng((clips.seed, clips.epoch)).permutation(len(clips)).tolist()
+    if clips.epoch == 0 and getattr(clips.source, "gradual", False):
+        order = range(len(clips))
     keys = [(index, repeat) for index in order for repeat in range(repeats)]
     keys = keys[first * batch_size : len(keys) // batch_size * batch_size]
     return _loader(clips, batch_size // world, workers, keys[rank::world])

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from trainers.data.motion_paths import CLASSES
-from trainers.data.motion_scene import scene_of
+from trainers.data.motion_scene import Drawn, scene_of
 
 SPLITS = {"train": (0, 6300), "val": (1 << 40, 630)}  # first seed and default number of clips
 SMALLEST = 16  # pixels; below it nothing can be told
@@ -37,6 +37,9 @@ class MotionClip:
     height: int = 64
     width: int = 64
     fps: float = 12.0
+    clutter: float = 1.0
+    """how crowded, noisy and shaky the scene may be at most; 0: one thing before a calm background"""
+    material: Drawn = Drawn()
 
     def read(self, indices) -> np.ndarray:
         """uint8 RGB frames (len(indices), height, width, 3); indices in any order, repeats allowed.
@@ -60,6 +63,9 @@ class MotionClip:
 class Motion:
     """A source of `clips` rendered clips, classes in turn; train and val share no seed.
 
+    The first quarter of the training clips is calm, the second ever more cluttered, and `gradual` asks that
+    the first epoch keeps that order: else a thousand steps pass before a network learns anything at all.
+
     `size` is the side, or (height, width), in pixels. ValueError for an unknown split, a size below 16
     pixels, no frames, or a negative number of clips.
     """
@@ -74,6 +80,7 @@ class Motion:
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         self.first_seed, default = SPLITS[split]
+        self.gradual = split == "train"
         self.clips = default if clips is None else clips
         self.height, self.width = (size, size) if isinstance(size, int) else size
         self.num_frames = num_frames
@@ -97,7 +104,9 @@ class Motion:
         return f"motion clip {self.first_seed + i}"
 
     def open(self, i: int) -> MotionClip:
-        return MotionClip(self.label(i), self.first_seed + i, self.num_frames, self.height, self.width)
+        clutter = min(max(4 * i / self.clips - 1, 0.0), 1.0) if self.gradual else 1.0
+        place = self.label(i), self.first_seed + i, self.num_frames, self.height, self.width
+        return MotionClip(*place, clutter=clutter)
 
 
 # ---------------------------------------------------------------- as files

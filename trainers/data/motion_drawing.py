@@ -126,17 +126,13 @@ def _cut(rgb: np.ndarray, light: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- things
 
 
-def make_object(rng, size: float, density: float) -> Patch:
-    """One textured, shaded object, `size` units long, with markings that give its orientation away."""
+def make_object(rng, size: float, density: float, look=None) -> Patch:
+    """One shaded object, `size` units long: `look` is of its side in pixels and gives its (side, side, 3)
+    picture, by default a texture with markings that give its orientation away."""
     side = int(np.ceil(size * density * 1.35)) + 4
     shape, origin, unit = (side, side), complex(side / 2, side / 2), size * density
     mask = _mask(outline(rng), shape, origin, unit)
-    grain = pattern(rng, side, side, density, finest=0.12)
-    rgb = coloured(grain, palette(rng, calm=rng.random() < 0.5))
-    for _ in range(rng.integers(1, 4)):  # labels, lids, screens: smaller outlines off the centre
-        mark = outline(rng, 1.0) * turned(rng.uniform(0, 7)) * rng.uniform(0.25, 0.7)
-        on = _mask(mark + complex(*rng.uniform(-0.3, 0.3, 2)), shape, origin, unit)
-        rgb = cv2.blendLinear(coloured(grain, palette(rng)), rgb, on, 1 - on)
+    rgb = look(side) if look else _marked(rng, shape, origin, unit, density)
     # Light from one side and a darker rim make a cut-out look like a solid thing.
     ramp = np.linspace(-1, 1, side, dtype=np.float32)
     across, down, rim = rng.normal(0, 0.2), rng.normal(0, 0.2), rng.uniform(0, 0.6)
@@ -146,6 +142,16 @@ def make_object(rng, size: float, density: float) -> Patch:
     strength, offset = max(rng.uniform(-0.3, 0.6), 0.0), complex(*rng.normal(0, 0.04, 2))
     shadow = strength * cv2.warpAffine(soft, affine(1, offset * unit), shape)
     return Patch(_cut(rgb, light * mask, mask + (1 - mask) * shadow), origin, density)
+
+
+def _marked(rng, shape: tuple[int, int], origin: complex, unit: float, density: float) -> np.ndarray:
+    grain = pattern(rng, *shape, density, finest=0.12)
+    rgb = coloured(grain, palette(rng, calm=rng.random() < 0.5))
+    for _ in range(rng.integers(1, 4)):  # labels, lids, screens: smaller outlines off the centre
+        mark = outline(rng, 1.0) * turned(rng.uniform(0, 7)) * rng.uniform(0.25, 0.7)
+        on = _mask(mark + complex(*rng.uniform(-0.3, 0.3, 2)), shape, origin, unit)
+        rgb = cv2.blendLinear(coloured(grain, palette(rng)), rgb, on, 1 - on)
+    return rgb
 
 
 def make_group(rng, size: float, density: float) -> Patch:

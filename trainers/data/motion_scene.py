@@ -51,7 +51,7 @@ class Scene:
     """All that is drawn once per clip. Tracks are [frame][sub-exposure]."""
 
     size: tuple[int, int]  # height, width in pixels
-    world: Patch
+    worlds: list[Patch]  # one for each frame, or one for all
     zoom: list[list[complex]]  # the camera: units z to pixels zoom * z + shift
     shift: list[list[complex]]
     movers: list[Mover]
@@ -79,9 +79,10 @@ class Scene:
 
     def _expose(self, k: int, s: int) -> np.ndarray:
         zoom, shift = self.zoom[k][s], self.shift[k][s]
-        grow = zoom / self.world.density
-        matrix = affine(grow, shift - grow * self.world.origin)
-        picture = cv2.warpAffine(self.world.rgba, matrix, self.size[::-1], borderMode=cv2.BORDER_REFLECT_101)
+        world = self.worlds[k % len(self.worlds)]
+        grow = zoom / world.density
+        matrix = affine(grow, shift - grow * world.origin)
+        picture = cv2.warpAffine(world.rgba, matrix, self.size[::-1], borderMode=cv2.BORDER_REFLECT_101)
         for mover in self.movers:
             mover.paint(picture, zoom, shift, k, s)
         return picture
@@ -112,7 +113,7 @@ def scene_of(clip) -> Scene:
     span = (clip.width / short, clip.height / short)
     exposures = np.linspace(0, rng.uniform(0.3, 0.9) / 31, 3) if rng.random() < 0.2 else np.zeros(1)
     times = np.arange(clip.num_frames)[:, None] / max(clip.num_frames - 1, 1) + exposures
-    clutter = rng.random()
+    clutter = clip.clutter * rng.random()
     stage = Stage(rng, times, span, size=(0.3 - 0.14 * clutter) * 1.9 ** rng.random(), clutter=clutter)
     play = MOTIONS[CLASSES[clip.label]](stage)
     view = hand_shake(stage, play.camera)
@@ -121,8 +122,10 @@ def scene_of(clip) -> Scene:
     shift = short * middle - zoom * (view.x + 1j * view.y + middle)
     density = float(np.abs(zoom).max())
     colour = _colour(rng)
-    world = _world(rng, zoom, shift, span, short, density, clutter).graded(colour)
-    movers = [mover.graded(colour) for mover in _movers(stage, play, density)]
+    left, top, width, height = _seen(zoom, shift, span, short)
+    worlds = clip.material.worlds(rng, width, height, density, clutter, clip.num_frames)
+    worlds = [replace(world, origin=-density * complex(left, top)).graded(colour) for world in worlds]
+    movers = [mover.graded(colour) for mover in _movers(stage, play, density, clip.material)]
     noise = 8 * clutter * rng.random() * (rng.random() < 0.8)
     blur = rng.uniform(0.003, 0.012) * short * (rng.random() < 0.5 * clutter)
     quality = int(rng.integers(25, 90)) if rng.random() < 0.8 * clutter else None
@@ -130,7 +133,7 @@ def scene_of(clip) -> Scene:
     grain = rng.random((clip.num_frames, 2))
     gain = np.exp(flicker * rng.standard_normal(clip.num_frames))
     size = (clip.height, clip.width)
-    return Scene(size, world, zoom.tolist(), shift.tolist(), movers, gain, blur, noise, grain, quality)
+    return Scene(size, worlds, zoom.tolist(), shift.tolist(), movers, gain, blur, noise, grain, quality)
 
 
 def _colour(rng) -> np.ndarray:
@@ -143,33 +146,35 @@ def _colour(rng) -> np.ndarray:
     return grade.astype(np.float32)
 
 
-def _world(
-    rng,
-    zoom: np.ndarray,
-    shift: np.ndarray,
-    span: tuple[float, float],
-    short: int,
-    density: float,
-    clutter: float,
-) -> Patch:
-    """The background with its static things, as large as the camera will ever see."""
+def _seen(zoom: np.ndarray, shift: np.ndarray, span: tuple[float, float], short: int) -> tuple[float, ...]:
+    """Left, top, width and height, in units, of all that the camera ever sees."""
     corners = short * np.array([0, span[0], 1j * span[1], complex(*span)])
     seen = (corners - shift[..., None]) / zoom[..., None]  # pixels back to units
     left, top = seen.real.min() - 0.03, seen.imag.min() - 0.03
-    width, height = seen.real.max() + 0.03 - left, seen.imag.max() + 0.03 - top
-    world = make_background(rng, width, height, density, clutter)
-    for _ in range(rng.poisson(2 * clutter * (0.7 + width * height))):
-        spot, size = complex(rng.uniform(0, width), rng.uniform(0, height)), 0.14 * 3.5 ** rng.random()
-        if rng.random() < 0.12:
-            paint(
-                world.rgba,
-                make_arm(rng, 0.5 * size, density),
-                density * turned(_arm_angle(rng)),
-                density * spot,
-            )
-        thing = make_group if rng.random() < 0.1 else make_object
-        paint(world.rgba, thing(rng, size, density), density * turned(rng.uniform(0, 7)), density * spot)
-    return Patch(world.rgba, -density * complex(left, top), density)
+    return left, top, seen.real.max() + 0.03 - left, seen.imag.max() + 0.03 - top
+
+
+class Drawn:
+    """What a scene is made of: everything drawn."""
+
+    def worlds(
+        self, rng, width: float, height: float, density: float, clutter: float, frames: int
+    ) -> list[Patch]:
+        """The background with its static things, ``width`` x ``height`` units: one, or one for each frame."""
+        world = make_background(rng, width, height, density, clutter)
+        for _ in range(rng.poisson(2 * clutter * (0.7 + width * height))):
+            spot, size = complex(rng.uniform(0, width), rng.uniform(0, height)), 0.14 * 3.5 ** rng.random()
+            if rng.random() < 0.12:
+                arm, angle = make_arm(rng, 0.5 * size, density), turned(_arm_angle(rng))
+                paint(world.rgba, arm, density * angle, density * spot)
+            thing = make_group if rng.random() < 0.1 else make_object
+            patch, angle = thing(rng, size, density), turned(rng.uniform(0, 7))
+            paint(world.rgba, patch, density * angle, density * spot)
+        return [world]
+
+    def thing(self, rng, size: float, density: float) -> Patch:
+        """Something ``size`` units long that may move."""
+        return (make_group if rng.random() < 0.05 else make_object)(rng, size, density)
 
 
 def _arm_angle(rng) -> float:
@@ -177,7 +182,7 @@ def _arm_angle(rng) -> float:
     return rng.uniform(-0.2, np.pi + 0.2) if rng.random() < 0.85 else rng.uniform(0, 2 * np.pi)
 
 
-def _movers(stage: Stage, play: Play, density: float) -> list[Mover]:
+def _movers(stage: Stage, play: Play, density: float, material: Drawn) -> list[Mover]:
     """The acting things, often a bystander of their kind, hands that hold them, and at times an occluder."""
     rng = stage.rng
     tracks = list(play.actors)
@@ -185,8 +190,8 @@ def _movers(stage: Stage, play: Play, density: float) -> list[Mover]:
         tracks.insert(int(rng.integers(2)), stage.rest())
     movers = []
     for track in tracks:
-        size, thing = stage.size * rng.uniform(0.8, 1.2), make_group if rng.random() < 0.05 else make_object
-        patch = thing(rng, size, density * float(np.max(track.scale)))
+        size = stage.size * rng.uniform(0.8, 1.2)
+        patch = material.thing(rng, size, density * float(np.max(track.scale)))
         acting = [_mover(rng, patch, track._replace(angle=track.angle + rng.uniform(0, 7)), stage)]
         held = np.min(track.alpha) == 1  # what appears from nothing is not in a hand
         if held and rng.random() < 0.4:
