@@ -7,7 +7,7 @@ import torch
 import ffn
 from trainers.config import Config, Optimisation
 from trainers.mixing import mix
-from trainers.optim import create_optimizer, create_schedule, learning_rate
+from trainers.optim import create_optimizer, learning_rate
 from trainers.recipes import RECIPES
 
 

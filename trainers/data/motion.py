@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from trainers.data.motion_paths import CLASSES
-from trainers.data.motion_scene import Drawn, scene_of
+from trainers.data.motion_scene import DRAWN, Drawn, scene_of
 
 SPLITS = {"train": (0, 6300), "val": (1 << 40, 630)}  # first seed and default number of clips
 SMALLEST = 16  # pixels; below it nothing can be told
@@ -39,7 +39,7 @@ class MotionClip:
     fps: float = 12.0
     clutter: float = 1.0
     """how crowded, noisy and shaky the scene may be at most; 0: one thing before a calm background"""
-    material: Drawn = Drawn()
+    material: Drawn = DRAWN
 
     def read(self, indices) -> np.ndarray:
         """uint8 RGB frames (len(indices), height, width, 3); indices in any order, repeats allowed.

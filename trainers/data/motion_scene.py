@@ -177,6 +177,9 @@ class Drawn:
         return (make_group if rng.random() < 0.05 else make_object)(rng, size, density)
 
 
+DRAWN = Drawn()
+
+
 def _arm_angle(rng) -> float:
     """Arms mostly come from below or the sides."""
     return rng.uniform(-0.2, np.pi + 0.2) if rng.random() < 0.85 else rng.uniform(0, 2 * np.pi)
