@@ -21,14 +21,17 @@ from torch import Tensor, nn
 from torchvision.models import get_weight
 
 from ffn.alteration import Altered, WeightAlteration
+from ffn.backbones.efficientnet import imagenet_file
 from ffn.backbones.per_frame import PerFrame
 from ffn.checkpoint import CheckpointError
 from ffn.download import fetch
 from ffn.flexible import FrameFlexible
 from ffn.released import read_pickle, translate, unwrap
 
-# What each network was trained from in the paper, by a name people use: a weight of torchvision, or a URL.
+# What each network is trained from, in the paper if it is there, by a name people use: a weight of torchvision,
+# a URL, or a function that finds the file.
 STARTS = {
+    "tsm_efficientnet_lite0": {"imagenet": imagenet_file},
     "tsm_resnet18": {"imagenet": "ResNet18_Weights.IMAGENET1K_V1"},
     "tsm_resnet50": {"imagenet": "ResNet50_Weights.IMAGENET1K_V1"},
     "tsm_resnet101": {"imagenet": "ResNet101_Weights.IMAGENET1K_V1"},
@@ -234,6 +237,7 @@ def _names(network: nn.Module) -> dict[str, str]:
             before = re.sub(rf"^{re.escape(layer)}\.layer\.", f"{layer}.", before)
         if isinstance(network, PerFrame):
             before = before.removeprefix("network.")
+            before = re.sub(r"_(conv_stem|depthwise_conv)\.1\.", r"_\1.", before)  # EfficientNet's padded ones
         names |= {name: name, before: name}
     return names
 
@@ -330,6 +334,8 @@ def _by_name(model: nn.Module, name: str) -> Path | None:
             known = f"one of {', '.join(starts)}, or a file" if starts else "a file"
             raise CheckpointError(f"there is no starting point {name!r} for this network: give {known}")
         return None
+    if callable(location):
+        return location()
     if "://" not in location:
         try:
             location = get_weight(location).url

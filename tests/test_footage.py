@@ -1,5 +1,7 @@
 """Motion's classes over real pictures."""
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ def drift(frames):
     """By how many pixels to the right the picture's content moves between its first and last frames."""
     grey = [frame.mean(2).astype(np.float32) for frame in frames]
     window = cv2.createHanningWindow((64, 64), cv2.CV_32F)
-    return sum(cv2.phaseCorrelate(a, b, window)[0][0] for a, b in zip(grey, grey[1:], strict=False))
+    return sum(cv2.phaseCorrelate(a, b, window)[0][0] for a, b in pairwise(grey))
 
 
 def test_classes_and_pictures_come_in_turn(pictures):

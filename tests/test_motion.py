@@ -100,13 +100,22 @@ def test_frames_outside_the_clip_are_refused():
 
 def test_classes_are_balanced_and_splits_share_no_seed():
     train, val = Motion("train"), Motion("val")
-    assert (len(train), len(val)) == (6300, 630) and len(set(CLASSES)) == len(CLASSES) == 21
+    assert (len(train), len(val)) == (12600, 630) and len(set(CLASSES)) == len(CLASSES) == 21
     for source in (train, val):
         counts = np.bincount([source.label(i) for i in range(len(source))], minlength=len(CLASSES))
         assert counts.min() == counts.max()
     seeds = [{source.open(i).seed for i in range(len(source))} for source in (train, val)]
     assert seeds[0].isdisjoint(seeds[1]) and len(seeds[0]) == len(train)
     assert train.open(22).label == train.label(22) == 1
+
+
+def test_training_clips_begin_calm():
+    train, val = Motion("train", 84), Motion("val", 84)
+    clutter = [train.open(i).clutter for i in range(84)]
+    assert set(clutter[:22]) == {0} and clutter == sorted(clutter) and set(clutter[42:]) == {1}
+    assert train.gradual and not val.gradual and {val.open(i).clutter for i in range(84)} == {1}
+    calm, full = (MotionClip(0, 5, clutter=clutter) for clutter in (0, 1))
+    assert (calm.read([0]) != full.read([0])).any()
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,10 @@ def test_a_run_is_shipped_in_half_precision_with_what_it_can(tmp_path):
     first, second = re.findall(r"python -m trainers\.run .*", text)
     assert "--method plain --frames 2" in first and "--out runs/first" in first
     assert "--init runs/first/best.safetensors" in second and str(tmp_path) not in first + second
-    measured = compare(Settings((out,), frames=(2, 4), clips=21, costs=False, device="cpu")).outcomes["mine"].accuracy
-    assert measured == pytest.approx({n: claimed(out.with_suffix(".md"))[n] for n in (2, 4)}, abs=0.1)
+    settings = Settings((out,), frames=(2, 4), clips=21, costs=False, device="cpu")
+    assert compare(settings).outcomes["mine"].accuracy == pytest.approx(
+        {n: claimed(out.with_suffix(".md"))[n] for n in (2, 4)}, abs=0.1
+    )
 
 
 def test_only_finished_runs_are_shipped(tmp_path):

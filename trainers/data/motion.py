@@ -19,7 +19,7 @@ import numpy as np
 from trainers.data.motion_paths import CLASSES
 from trainers.data.motion_scene import DRAWN, Drawn, scene_of
 
-SPLITS = {"train": (0, 6300), "val": (1 << 40, 630)}  # first seed and default number of clips
+SPLITS = {"train": (0, 12_600), "val": (1 << 40, 630)}  # first seed and default number of clips
 SMALLEST = 16  # pixels; below it nothing can be told
 CODECS = {".mp4": "mp4v", ".webm": "VP90"}
 
