@@ -121,7 +121,7 @@ class Networks:
                 f"there is no checkpoint in {self._settings.checkpoints} or {self._settings.runs}: set "
                 "FFN_CHECKPOINTS to a folder of .safetensors files, or FFN_RUNS to one of run folders"
             )
-        return entries[0]
+        return next((entry for entry in entries if entry.name == self._settings.network), entries[0])
 
     def pair(self, entry: Entry) -> Pair:
         """``entry`` with the plain network to compare it with: of the same model, for the same classes.

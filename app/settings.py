@@ -22,6 +22,8 @@ class Settings:
     """folder of the shipped checkpoints"""
     runs: Path = Path("runs")
     """folder of run folders, whose best.safetensors can be picked"""
+    network: str = "tsm_tiny-ffn-motion"
+    """the network that a visitor meets first, if there is one of that name"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
     concurrency: int = 2

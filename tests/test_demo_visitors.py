@@ -72,6 +72,13 @@ def moving(path, encode, seed):
 # ---------------------------------------------------------------- for programs
 
 
+@pytest.mark.parametrize("named, met", [("my-run", "my-run"), ("gone", "tsm_tiny-ffn-motion")])
+def test_the_network_that_a_visitor_meets_first(tmp_path, named, met):
+    write_networks(tmp_path)
+    folders = {"checkpoints": tmp_path / "shipped", "runs": tmp_path / "runs"}
+    assert Networks(Settings(**folders, network=named)).first().name == met
+
+
 def test_endpoints(client, clip):
     names = list(client.view_api(return_format="dict")["named_endpoints"])
     assert names == ["/networks", "/predict", "/sweep", "/budget", "/cascade"]

@@ -45,7 +45,7 @@ def test_two_processes_equal_one(tmp_path):
     finish(start([sys.executable], tmp_path / "one", "--epochs", 3, "--clip-norm", 1))
     finish(start(TORCHRUN, tmp_path / "two", "--epochs", 3, "--clip-norm", 1))
     for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
-        assert one == pytest.approx(two, rel=2e-3, abs=1e-6, nan_ok=True), (one, two)
+        assert one == pytest.approx(two, rel=2e-3, abs=1e-5, nan_ok=True), (one, two)
     states = [torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two")]
     assert len(states[1]["generators"]) == 2
     for name, tensor in states[0]["model"].items():
