@@ -25,7 +25,7 @@ from trainers.data.motion_scene import Drawn
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FIRST_SEED = 2 << 40  # in neither of Motion's splits
 SHORT_SIDE = 240  # pixels that pictures are kept at
-FRAMES = 32
+FRAMES, SECONDS = 32, 4
 
 
 class Footage:
@@ -83,7 +83,7 @@ class Pictures(Drawn):
         return worlds
 
     def thing(self, rng, size, density) -> Patch:
-        picture, place, share = _read(self.cut)[0], rng.random(2), rng.uniform(0.25, 0.7)
+        picture, place, share = _first(self.cut), rng.random(2), rng.uniform(0.25, 0.7)
         return make_object(rng, size, density, lambda side: _window(picture, (side, side), place, share))
 
 
@@ -100,12 +100,17 @@ def _opaque(rgb: np.ndarray) -> np.ndarray:
     return cv2.merge([*cv2.split(rgb), np.ones(rgb.shape[:2], np.float32)])
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=512)
+def _first(path: Path) -> np.ndarray:
+    return _read(path)[0].copy()  # not a view, which would keep the whole video
+
+
+@lru_cache(maxsize=4)
 def _read(path: Path) -> np.ndarray:
     """uint8 RGB (frames, height, width, 3) of a video's first seconds, or of a photograph (one frame)."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
         video = open_video(path)
-        last = min(video.num_frames, round(4 * video.fps)) - 1
+        last = min(video.num_frames, round(SECONDS * video.fps)) - 1
         return video.read(np.linspace(0, last, FRAMES).astype(int), SHORT_SIDE)
     picture = cv2.imread(str(path))
     if picture is None:
