@@ -61,3 +61,17 @@ def test_mistakes_and_missing_starts(tmp_path):
         main(out=tmp_path, only=("resnet",))
     run = Run("tsm_tiny", "finetune", {}, after="base")
     assert "needs" in train(run, tmp_path, tmp_path, 1) and "base-seed0" in train(run, tmp_path, tmp_path, 1)
+
+
+def test_separate_networks_may_have_been_measured_at_other_counts(tmp_path):
+    """SlowFast's at 8 frames up to 24, at 32 frames up to 48."""
+    for label, counts in (("st8", (8, 24)), ("st16", (8, 16)), ("base", (8, 16, 28, 32)), ("start", (8, 24))):
+        folder = tmp_path / f"slowfast_tiny-{label}-seed0"
+        folder.mkdir()
+        accuracy = {n: 50 + n + len(label) for n in counts}
+        rest = {"top5": accuracy, "gflops": {n: n for n in counts}, "parameters": 1}
+        (folder / "results.json").write_text(json.dumps({"accuracy": accuracy} | rest))
+    found = Results.read(tmp_path, list(runs((0,), ("slowfast_tiny",))))
+    assert found.seeds("slowfast_tiny", "separate") == [{8: 61, 16: 70, 28: 82, 32: 86}]
+    assert found.gflops("slowfast_tiny") == {8: 8, 16: 16, 24: 24, 28: 28, 32: 32}
+    write(tmp_path / "out", found, {})

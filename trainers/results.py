@@ -65,8 +65,14 @@ class Results:
             members = {n: self.runs.get((model, label, seed)) for n, label in labels.items()}
             if all(members.values()):
                 own = {n: _curve(result) for n, result in members.items()}
-                curves.append({count: own[nearest(own, count)][count] for count in own[high]})
+                curve = {count: own[nearest(own, count)].get(count) for count in own[high]}
+                curves.append({count: top1 for count, top1 in curve.items() if top1 is not None})
         return curves
+
+    def gflops(self, model: str) -> dict[int, float]:
+        """By frame count, of one clip through a network of this kind, whatever it was trained for."""
+        found = [r["gflops"] for (m, _, _), r in self.runs.items() if m == model]
+        return {int(count): value for each in reversed(found) for count, value in each.items()}
 
     def first(self, model: str, label: str) -> dict | None:
         """results.json of the first seed that is done."""
@@ -169,10 +175,7 @@ def page(results: Results) -> str:
     titles = [f"{model}: {what}" for model in models for what in ("over frames", "over GFLOPs")]
     figure = make_subplots(max(1, len(models)), 2, subplot_titles=titles)
     for row, model in enumerate(models, 1):
-        work = {
-            int(n): value
-            for n, value in (results.first(model, "ffn") or _any(results, model))["gflops"].items()
-        }
+        work = results.gflops(model)
         for number, (name, curve) in enumerate(any_frame(results, model).items()):
             style = {"name": name, "legendgroup": name, "mode": "lines+markers"}
             style["line"] = {"color": ("#b45309", "#64748b", "#2563eb")[number]}
@@ -184,7 +187,3 @@ def page(results: Results) -> str:
         figure.update_yaxes(title="top-1 (%)", row=row)
     figure.update_layout(height=420 * max(1, len(models)), template="plotly_white")
     return figure.to_html(include_plotlyjs="cdn", full_html=True)
-
-
-def _any(results: Results, model: str) -> dict:
-    return next(result for (m, _, _), result in results.runs.items() if m == model)
