@@ -238,12 +238,12 @@ def test_a_wrong_configuration_is_one_sentence_and_nothing_starts(runs):
 
 def test_launching_puts_the_job_in_the_queue(runs):
     page = open_page("launch")
-    typed = {"Name of the run": "mine", "Frames": "2 4", "Lr": "2e-3", "Clips": "64"}
+    typed = {"Name of the run": "mine", "Frames": "2 4", "Lr": "4e-3", "Clips": "64"}
     for field in page.text_input:
         if field.label in typed:
             field.input(typed[field.label])
     page.run()
-    assert "--frames 2 4" in page.code[0].value and "--lr 0.002" in page.code[0].value
+    assert "--frames 2 4" in page.code[0].value and "--lr 0.004" in page.code[0].value
     next(button for button in page.button if button.label == "Launch").click().run()
     (job,) = common.store().search()
     assert job.out == str(runs / "mine") and job.command[:2] == ["--out", str(runs / "mine")]
