@@ -42,8 +42,10 @@ def rows(folder):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    finish(start([sys.executable], tmp_path / "one", "--epochs", 3, "--clip-norm", 1))
-    finish(start(TORCHRUN, tmp_path / "two", "--epochs", 3, "--clip-norm", 1))
+    # Adam makes steps of full length even of gradients that are all rounding: short ones keep the two together.
+    how = ("--epochs", 3, "--clip-norm", 1, "--lr", 3e-4)
+    finish(start([sys.executable], tmp_path / "one", *how))
+    finish(start(TORCHRUN, tmp_path / "two", *how))
     for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
         assert one == pytest.approx(two, rel=2e-3, abs=1e-5, nan_ok=True), (one, two)
     states = [torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two")]
