@@ -30,6 +30,15 @@ def test_accuracy_by_hand():
     assert result.top(3, 8) == 100.0
 
 
+def test_accuracy_by_class():
+    result = outcome([0, 2, 2, 2], _4=[0, 1, 2, 2])
+    made = report.Comparison({"net": result}, {}, {}, None, "here", classes=("a", "b", "c"))
+    lines = made.tables(costs=False)[1].splitlines()
+    assert lines[0] == "net, by class:"
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:]]
+    assert cells == [["a", "1", "100.0"], ["b", "0", ""], ["c", "3", "66.7"]]
+
+
 def test_separate_training_takes_the_nearest_network_and_ties_go_up():
     plain = {4: outcome([0], _4=[0], _6=[0], _9=[0]), 8: outcome([0], _4=[1], _6=[1], _9=[1])}
     separate = together(plain, lambda count: [ffn.flexible.nearest(plain, count)])
@@ -115,11 +124,13 @@ def names(table):
 def test_the_command_puts_checkpoints_side_by_side(checkpoints, tmp_path):
     files = {kind: tmp_path / f"figures.{kind}" for kind in ("csv", "json", "plot")}
     done = command(
-        *(*checkpoints, "--frames", 1, 2, "--clips", 21, "--separate", "--cascade", 1, 2, "--confidence", 1),
+        *(*checkpoints, "--frames", 1, 2, "--clips", 21, "--separate", "--cascade", 1, 2),
+        *("--confidence", 1, "--by-class"),
         *("--paper", "tsm-ffn-ssv1", "--csv", files["csv"], "--json", files["json"], "--plot", files["plot"]),
     )
     assert done.returncode == 0, done.stderr
-    top1, costs, cascade = done.stdout.split("\n\n")[1::2]
+    top1, *by_class, costs, cascade = done.stdout.split("\n\n")[1::2]
+    assert len(by_class) == 3 and all(len(names(table)) == 21 for table in by_class)
     assert names(top1) == ["flexible", "plain", "separate training", "paper"]
     assert names(costs) == ["flexible", "flexible", "plain", "plain"]
     assert names(cascade) == ["flexible", "plain"]

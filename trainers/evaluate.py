@@ -68,6 +68,11 @@ class Outcome:
         cells = self.labels * classes + probabilities.argmax(1)
         return torch.bincount(cells, minlength=classes**2).view(classes, classes)
 
+    def by_class(self, count: int) -> list[float]:
+        """Share of each class's clips, in percent, that were told; nan for a class without any."""
+        matrix = self.confusion(count)
+        return (100 * matrix.diag() / matrix.sum(1)).tolist()
+
     def cascade(self, counts: Iterable[int], confidence: float, cost: dict[int, float]) -> Cascade:
         """What :func:`ffn.adaptive.cascade` would have made of these clips; ``cost`` is of one clip, by count.
 
@@ -206,6 +211,8 @@ class Settings:
     """probability from which on the network is sure"""
     paper: str | None = None
     """add a row with the published result of this recipe (see trainers.run --list-recipes)"""
+    by_class: bool = False
+    """print a table of each class's top-1 as well"""
     costs: bool = True
     """print the table of top-5, GFLOPs, latency and parameters"""
     plot: Path | None = None
@@ -315,7 +322,8 @@ def compare(settings: Settings) -> report.Comparison:
     if settings.separate:
         outcomes["separate training"] = together(plain, lambda count: [nearest(plain, count)])
     paper = RECIPES[settings.paper].paper if settings.paper else None
-    return report.Comparison(outcomes, costs, cascades, paper, describe(where), views)
+    classes = source.classes if settings.by_class else ()
+    return report.Comparison(outcomes, costs, cascades, paper, describe(where), views, classes)
 
 
 def _seed(settings: Settings, path: Path) -> int:

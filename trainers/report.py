@@ -41,7 +41,8 @@ class Comparison:
 
     ``costs`` holds a name's rows of frames, gflops, latency_ms and parameters, ``cascades`` its
     :class:`trainers.evaluate.Cascade`; ``paper`` is the published top-1 (%) by frame count, ``machine`` what
-    latency was measured on, ``views`` how many clips of a video were averaged.
+    latency was measured on, ``views`` how many clips of a video were averaged, ``classes`` the names of the
+    classes if each is to be reported by itself.
     """
 
     outcomes: dict
@@ -50,6 +51,7 @@ class Comparison:
     paper: dict[int, float] | None
     machine: str
     views: int = 1
+    classes: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> dict[str, dict[int, float]]:
@@ -75,6 +77,8 @@ class Comparison:
     def tables(self, costs: bool = True) -> list[str]:
         """Markdown: top-1 over frame counts; what it costs; cascades."""
         tables = ["Top-1 (%) over frames:\n\n" + markdown(self.accuracy)]
+        if self.classes:
+            tables += [f"{name}, by class:\n\n" + self._by_class(name) for name in self.outcomes]
         if costs:
             of = f" of {self.views} views of a clip" if self.views > 1 else " of a clip"
             tables.append(f"GFLOPs and latency{of} ({self.machine}):\n\n" + table(self._cost_rows()))
@@ -89,6 +93,17 @@ class Comparison:
             ]
             tables.append(f"{title}\n\n" + table([head, *cells]))
         return tables
+
+    def _by_class(self, name: str) -> str:
+        outcome = self.outcomes[name]
+        shares = {count: outcome.by_class(count) for count in outcome.probabilities}
+        clips = outcome.labels.bincount(minlength=len(self.classes)).tolist()
+        head = ["class", "clips", *(f"{count}F" for count in shares)]
+        rows = [
+            [label, str(number), *(f"{share[i]:.1f}" if number else "" for share in shares.values())]
+            for i, (label, number) in enumerate(zip(self.classes, clips, strict=True))
+        ]
+        return table([head, *rows])
 
     def _cost_rows(self) -> list[list[str]]:
         head = ["network", "frames", "top-1 (%)", "top-5 (%)", "GFLOPs", "latency (ms)", "parameters (M)"]
