@@ -58,16 +58,16 @@ def test_warm_start_teaches_the_lower_frequencies_first():
     config = Config(frames=(4, 8, 16))
     first, proper = METHODS["ffn"].stages(config)
     assert (first.epochs, proper.epochs) == (4, 6)
-    assert first.task.frames == (4, 8) and proper.task == TemporalDistillation((4, 8, 16), lower_labels=1.0)
+    assert first.task.frames == (4, 8) and proper.task == TemporalDistillation((4, 8, 16), 0.5, 0.5)
     model = ffn.create_model("tsm_tiny", 5)
     torch.nn.init.normal_(model.branches["8"].bn1.bias)
     proper.begin(model)
     assert torch.equal(model.branches["16"].bn1.bias, model.branches["8"].bn1.bias)
 
 
-def test_the_papers_own_schedule_and_loss_are_two_options_away():
+def test_the_papers_own_schedule_and_loss_are_three_options_away():
     (only,) = METHODS["ffn"].stages(
-        Config(frames=(4, 8, 16)).with_fields({"warm_start": 0, "lower_labels": 0.0})
+        Config(frames=(4, 8, 16)).with_fields({"warm_start": 0, "distillation": 1.0, "lower_labels": 0.0})
     )
     assert only.task == TemporalDistillation((4, 8, 16)) and only.epochs == 10
 

@@ -98,10 +98,10 @@ class Network:
 class Loss:
     """What is learnt from."""
 
-    distillation: float = 1.0
-    """lambda: weight of the lower frequencies' KL divergence from the highest (method ffn)"""
-    lower_labels: float = 1.0
-    """weight of the lower frequencies' cross-entropy with the labels (method ffn); 0: the paper's loss"""
+    distillation: float = 0.5
+    """lambda: weight of the lower frequencies' KL divergence from the highest (method ffn); the paper's: 1"""
+    lower_labels: float = 0.5
+    """weight of the lower frequencies' cross-entropy with the labels (method ffn); the paper's: 0"""
     rho: float = 0.5
     """probability of mixing features (method mixed) or of the highest frame count (method proportional)"""
     label_smoothing: float = 0.0

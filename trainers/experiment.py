@@ -34,7 +34,7 @@ class Size(NamedTuple):
 
 
 FULL = Size(
-    {"epochs": 2},
+    {"epochs": 2, "val_clips": 4200},
     {"epochs": 4, "lr": 3e-3},
     {"uniformer_tiny": Size({"lr": 1e-3}, {"epochs": 8})},  # which learns nothing at 3e-3
 )
@@ -91,7 +91,7 @@ def _by_importance(seeds: tuple[int, ...], networks: tuple[str, ...]) -> Iterato
 def start(model: str, seed: int) -> Run:
     """A plain network trained at the lowest frequency, where a step costs least."""
     count = min(NETWORKS[model])
-    return Run(model, START, {"method": "plain", "frames": (count,)}, seed)
+    return Run(model, START, {"method": "plain", "frames": (count,), "warm_start": 0}, seed)
 
 
 def main_table(model: str, seed: int) -> Iterator[Run]:
@@ -114,8 +114,9 @@ def other_tables(seed: int) -> Iterator[Run]:
     yield Run(DEPTH, "finetune", {"method": "finetune", "frames": (low,)}, seed, after="base")
     yield Run(DEPTH, "ffn_shared_norms", {"frames": frames, "private_norms": False}, seed, START)
     yield Run(DEPTH, "ffn_unaltered", {"frames": frames, "alteration": False}, seed, START)
-    yield Run(DEPTH, "ffn_undistilled", {"frames": frames, "distillation": 0.0}, seed, START)
-    yield Run(DEPTH, "ffn_paper", {"frames": frames, "lower_labels": 0.0}, seed, START)
+    for label, distillation, lower_labels in (("ffn_undistilled", 0.0, 1.0), ("ffn_paper", 1.0, 0.0)):
+        loss = {"distillation": distillation, "lower_labels": lower_labels}
+        yield Run(DEPTH, label, {"frames": frames} | loss, seed, START)
     yield Run(DEPTH, "ffn_unshared", {"frames": frames, "share_weights": False}, seed, START)
     yield Run(DEPTH, "ffn2", {"frames": (low, high)}, seed, START)
     yield Run(DEPTH, "ffn4", {"frames": (low, mid, (mid + high) // 2, high)}, seed, START)
