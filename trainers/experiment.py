@@ -34,7 +34,7 @@ class Size(NamedTuple):
 
 
 FULL = Size(
-    {"epochs": 2, "val_clips": 4200},
+    {"epochs": 2, "val_clips": 2100},
     {"epochs": 4, "lr": 3e-3},
     {"uniformer_tiny": Size({"lr": 1e-3}, {"epochs": 8})},  # which learns nothing at 3e-3
 )
