@@ -106,17 +106,23 @@ def main_table(model: str, seed: int) -> Iterator[Run]:
 def other_tables(seed: int) -> Iterator[Run]:
     """Other ways to train one network, the ablations, and other sets of frequencies."""
     low, mid, high = frames = NETWORKS[DEPTH]
-    for method in ("mixed", "proportional"):
-        for rho in (0.5, 0.75):
-            settings = {"method": method, "frames": (low, high), "rho": rho}
-            yield Run(DEPTH, f"{method}{rho * 100:.0f}", settings, seed, START)
+    yield from two_counts(0.5, seed)
     yield Run(DEPTH, "ensemble", {}, seed, members=(f"st{low}", f"st{mid}", "base"))
     yield Run(DEPTH, "finetune", {"method": "finetune", "frames": (low,)}, seed, after="base")
-    yield Run(DEPTH, "ffn_shared_norms", {"frames": frames, "private_norms": False}, seed, START)
-    yield Run(DEPTH, "ffn_unaltered", {"frames": frames, "alteration": False}, seed, START)
     for label, distillation, lower_labels in (("ffn_undistilled", 0.0, 1.0), ("ffn_paper", 1.0, 0.0)):
         loss = {"distillation": distillation, "lower_labels": lower_labels}
         yield Run(DEPTH, label, {"frames": frames} | loss, seed, START)
+    yield Run(DEPTH, "ffn_shared_norms", {"frames": frames, "private_norms": False}, seed, START)
+    yield Run(DEPTH, "ffn_unaltered", {"frames": frames, "alteration": False}, seed, START)
     yield Run(DEPTH, "ffn_unshared", {"frames": frames, "share_weights": False}, seed, START)
     yield Run(DEPTH, "ffn2", {"frames": (low, high)}, seed, START)
     yield Run(DEPTH, "ffn4", {"frames": (low, mid, (mid + high) // 2, high)}, seed, START)
+    yield from two_counts(0.75, seed)
+
+
+def two_counts(rho: float, seed: int) -> Iterator[Run]:
+    """One plain network for the lowest and the highest frequency."""
+    frames = (min(NETWORKS[DEPTH]), max(NETWORKS[DEPTH]))
+    for method in ("mixed", "proportional"):
+        settings = {"method": method, "frames": frames, "rho": rho}
+        yield Run(DEPTH, f"{method}{rho * 100:.0f}", settings, seed, START)
