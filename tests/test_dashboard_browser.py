@@ -33,8 +33,8 @@ def place(tmp_path, monkeypatch):
     store.close()
 
 
-def open_dashboard(folder, port):
-    process = start("app.dashboard", "--port", str(port), log=folder / "dashboard.txt")
+def open_dashboard(folder, port, **environment):
+    process = start("app.dashboard", "--port", str(port), log=folder / "dashboard.txt", **environment)
     wait_until_it_answers(process, f"http://127.0.0.1:{port}/_stcore/health")
     return process
 
@@ -207,3 +207,31 @@ def test_the_table_keeps_what_is_typed_and_opens_a_job(browser, place):
         assert "/job?" not in page.url  # nothing is clicked any more
     finally:
         kill(dashboard)
+
+
+def test_a_finished_job_opens_in_the_demo(browser, place):
+    from trainers.config import Config
+
+    folder, runs, store = place
+    job = store.add(Config(out=runs / "mine"))
+    (runs / "mine").mkdir(parents=True)
+    ffn.save(ffn.create_model("tsm_tiny", 3, (2, 4)), runs / "mine" / "best.safetensors")
+    store.move(job.id, ["queued"], "succeeded")
+    port, demo_port = free_port(), free_port()
+    demo_url = f"http://127.0.0.1:{demo_port}"
+    demo = start("app.demo", "--port", str(demo_port), log=folder / "demo.txt", FFN_RUNS=str(runs))
+    dashboard = open_dashboard(folder, port, FFN_DEMO_URL=demo_url)
+    try:
+        wait_until_it_answers(demo, demo_url)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"http://127.0.0.1:{port}/job?id={job.id}")
+        with page.expect_popup(timeout=PATIENCE) as popup:
+            page.get_by_role("link", name="Open in the demo").click(timeout=PATIENCE)
+        network = popup.value.locator("#network input")
+        wait(
+            lambda: network.input_value(timeout=PATIENCE).startswith("mine"),
+            "the demo to take the job's network",
+        )
+    finally:
+        kill(dashboard)
+        kill(demo)

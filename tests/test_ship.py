@@ -34,14 +34,15 @@ def test_a_run_is_shipped_in_half_precision_with_what_it_can(tmp_path):
     init = str(tmp_path / "first" / "best.safetensors")
     assert run([*small, "--frames", "2", "4", "--init", init, "--out", str(tmp_path / "second")]) == 0
     out = tmp_path / "mine.safetensors"
-    ship(tmp_path / "second", out)
+    ship(tmp_path / "second", out, clips=42)
     assert {p.dtype for p in ffn.checkpoint._read(out)[0].values()} <= {torch.half, torch.int64}
     assert read_metadata(out)["seed"] == "0" and "trained" in read_metadata(out)
     text = out.with_suffix(".md").read_text()
+    assert "On 42 validation clips" in text and "--no-costs --clips 42\n" in text
     first, second = re.findall(r"python -m trainers\.run .*", text)
     assert "--method plain --frames 2" in first and "--out runs/first" in first
     assert "--init runs/first/best.safetensors" in second and str(tmp_path) not in first + second
-    settings = Settings((out,), frames=(2, 4), clips=21, costs=False, device="cpu")
+    settings = Settings((out,), frames=(2, 4), clips=42, costs=False, device="cpu")
     assert compare(settings).outcomes["mine"].accuracy == pytest.approx(
         {n: claimed(out.with_suffix(".md"))[n] for n in (2, 4)}, abs=0.1
     )
@@ -68,6 +69,7 @@ def test_every_shipped_checkpoint_is_small_and_has_a_card():
 def test_a_card_says_what_its_checkpoint_does():
     card = ASSETS / "tsm_tiny-ffn-motion.md"
     counts = (4, 16)
-    outcomes = compare(Settings((card.with_suffix(".safetensors"),), frames=counts, costs=False)).outcomes
-    (outcome,) = outcomes.values()
+    clips = int(re.search(r"--clips (\d+)", card.read_text())[1])
+    asked = Settings((card.with_suffix(".safetensors"),), frames=counts, clips=clips, costs=False)
+    (outcome,) = compare(asked).outcomes.values()
     assert outcome.accuracy == pytest.approx({n: claimed(card)[n] for n in counts}, abs=0.1)

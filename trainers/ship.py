@@ -26,8 +26,8 @@ from trainers.run import sources
 BESIDE = {"out", "cache", "workers", "data_root"}  # of the machine, not of the network
 
 
-def ship(run: Path, out: Path) -> None:
-    """Write the best checkpoint of the folder ``run`` to ``out``, and its card.
+def ship(run: Path, out: Path, clips: int | None = None) -> None:
+    """Write the best checkpoint of the folder ``run`` to ``out``, and its card, measured on ``clips`` clips.
 
     Raises:
         ValueError: if ``run`` holds no finished run, or ``out`` does not end in .safetensors.
@@ -37,6 +37,7 @@ def ship(run: Path, out: Path) -> None:
     if not (run / "results.json").exists():
         raise ValueError(f"{run} holds no finished run: train it to its end first")
     config = Config.from_json((run / "config.json").read_text())
+    config = config.with_fields({"val_clips": clips or config.dataset.val_clips})
     best = run / "best.safetensors"
     notes = {k: v for k, v in read_metadata(best).items() if k not in ("format", "spec")}
     trained = date.fromtimestamp(best.stat().st_mtime)
@@ -61,8 +62,10 @@ def card(path: Path, model, outcome: Outcome, config: Config, trained: str, run:
         ["GFLOPs", *(f"{gflops(model, count, size):.3f}" for count in counts)],
     ]
     again = f"python -m trainers.evaluate {path} --frames {' '.join(map(str, counts))} --no-costs"
-    if config.dataset.data != "motion":
-        again += f" --data {config.dataset.data} --data-root DIR"
+    dataset = config.dataset
+    again += f" --clips {dataset.val_clips}" if dataset.val_clips else ""
+    again += f" --data {dataset.data} --data-root DIR" if dataset.data != "motion" else ""
+    again += f" --fold {dataset.fold}" if dataset.fold != 1 else ""
     trained_by = "\n".join(commands(run))
     return f"""# {path.stem}
 
@@ -101,14 +104,15 @@ def commands(run: Path) -> list[str]:
     ]
 
 
-def main(run: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path]) -> None:
+def main(run: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], clips: int | None = None) -> None:
     """Write a run's best checkpoint in half precision, with a card that says how good it is.
 
     Args:
         run: folder of a finished run.
         out: file to write, NAME.safetensors; the card is NAME.md beside it.
+        clips: validation clips to measure it on; default: those of the run.
     """
-    ship(run, out)
+    ship(run, out, clips)
     print(f"{out} and {out.with_suffix('.md')} are written")
 
 
