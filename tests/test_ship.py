@@ -53,6 +53,8 @@ def test_only_finished_runs_are_shipped(tmp_path):
         ship(tmp_path, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         ship(tmp_path, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="clips must be at least 1, got 0"):
+        ship(tmp_path, tmp_path / "a.safetensors", clips=0)
 
 
 def test_every_shipped_checkpoint_is_small_and_has_a_card():

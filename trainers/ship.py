@@ -30,8 +30,11 @@ def ship(run: Path, out: Path, clips: int | None = None) -> None:
     """Write the best checkpoint of the folder ``run`` to ``out``, and its card, measured on ``clips`` clips.
 
     Raises:
-        ValueError: if ``run`` holds no finished run, or ``out`` does not end in .safetensors.
+        ValueError: if ``run`` holds no finished run, ``out`` does not end in .safetensors, or there is less
+            than one clip.
     """
+    if clips is not None and clips < 1:
+        raise ValueError(f"clips must be at least 1, got {clips}")
     if out.suffix != ".safetensors":
         raise ValueError(f"{out} must end in .safetensors")
     if not (run / "results.json").exists():
