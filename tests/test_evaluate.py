@@ -37,6 +37,7 @@ def test_accuracy_by_class():
     assert lines[0] == "net, by class:"
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:]]
     assert cells == [["a", "1", "100.0"], ["b", "0", ""], ["c", "3", "66.7"]]
+    assert made.as_dict()["by_class"] == {"net": {"a": {4: 100.0}, "b": {4: None}, "c": {4: 66.667}}}
 
 
 def test_separate_training_takes_the_nearest_network_and_ties_go_up():
@@ -140,6 +141,7 @@ def test_the_command_puts_checkpoints_side_by_side(checkpoints, tmp_path):
     assert float(rows[1]["gflops"]) == pytest.approx(gflops(model, 2, 32))
     written = json.loads(files["json"].read_text())
     assert written["clips"] == 21 and written["unreadable"] == [] and written["paper"]["4"] == 42.85
+    assert len(written["by_class"]["plain"]) == 21
     assert written["cascade"]["plain"]["frames"] == 3  # never sure: both counts were taken
     assert files["plot"].read_bytes().startswith(b"\x89PNG")
 

@@ -212,7 +212,7 @@ class Settings:
     paper: str | None = None
     """add a row with the published result of this recipe (see trainers.run --list-recipes)"""
     by_class: bool = False
-    """print a table of each class's top-1 as well"""
+    """report each class's top-1 as well"""
     costs: bool = True
     """print the table of top-5, GFLOPs, latency and parameters"""
     plot: Path | None = None

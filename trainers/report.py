@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 
 from ffn.checkpoint import write_atomically
@@ -95,13 +96,11 @@ class Comparison:
         return tables
 
     def _by_class(self, name: str) -> str:
-        outcome = self.outcomes[name]
-        shares = {count: outcome.by_class(count) for count in outcome.probabilities}
-        clips = outcome.labels.bincount(minlength=len(self.classes)).tolist()
-        head = ["class", "clips", *(f"{count}F" for count in shares)]
+        labels = self.outcomes[name].labels.bincount(minlength=len(self.classes)).tolist()
+        head = ["class", "clips", *(f"{count}F" for count in self.outcomes[name].probabilities)]
         rows = [
-            [label, str(number), *(f"{share[i]:.1f}" if number else "" for share in shares.values())]
-            for i, (label, number) in enumerate(zip(self.classes, clips, strict=True))
+            [label, str(clips), *("" if share is None else f"{share:.1f}" for share in shares.values())]
+            for (label, shares), clips in zip(self._shares(name).items(), labels, strict=True)
         ]
         return table([head, *rows])
 
@@ -133,6 +132,15 @@ class Comparison:
             "unreadable": self.failures,
             "views": self.views,
             "machine": self.machine,
+        } | ({"by_class": {name: self._shares(name) for name in self.outcomes}} if self.classes else {})
+
+    def _shares(self, name: str) -> dict[str, dict[int, float | None]]:
+        """Top-1 (%) of each class at each frame count; None for a class without clips."""
+        outcome = self.outcomes[name]
+        shares = {count: outcome.by_class(count) for count in outcome.probabilities}
+        return {
+            label: {count: None if isnan(share[i]) else round(share[i], 3) for count, share in shares.items()}
+            for i, label in enumerate(self.classes)
         }
 
 
