@@ -15,7 +15,8 @@ import ffn
 from ffn.measure import gflops
 from trainers import report
 from trainers.data import create_source
-from trainers.evaluate import Outcome, Settings, _predict, _seed, check_classes, load_network, main, together
+from trainers.evaluate import Settings, _predict, _seed, check_classes, load_network, main
+from trainers.outcome import Outcome, together
 
 
 def outcome(labels, **predictions):

@@ -22,10 +22,11 @@ from trainers import distributed, report
 from trainers.config import Config
 from trainers.data.clips import Batch, Clips, default_workers, train_batches
 from trainers.distributed import average_gradients, gather, is_main, rank, total, world
-from trainers.evaluate import Outcome, evaluate
+from trainers.evaluate import evaluate
 from trainers.methods import METHODS, Stage, Task
 from trainers.mixing import mix
 from trainers.optim import create_optimizer, create_schedule, freeze_norms
+from trainers.outcome import Outcome
 from trainers.state import (
     Progress,
     Stopped,

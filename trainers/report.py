@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ffn.checkpoint import write_atomically
 from ffn.measure import count_parameters, gflops
+from trainers.outcome import Cascade, Outcome
 
 
 def markdown(accuracy: dict[str, dict[int, float]]) -> str:
@@ -38,17 +39,16 @@ def table(rows: list[list[str]]) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Networks side by side: outcomes (:class:`trainers.evaluate.Outcome`) by name.
+    """Networks side by side, by name.
 
-    ``costs`` holds a name's rows of frames, gflops, latency_ms and parameters, ``cascades`` its
-    :class:`trainers.evaluate.Cascade`; ``paper`` is the published top-1 (%) by frame count, ``machine`` what
-    latency was measured on, ``views`` how many clips of a video were averaged, ``classes`` the names of the
-    classes if each is to be reported by itself.
+    ``costs`` holds a name's rows of frames, gflops, latency_ms and parameters; ``paper`` is the published top-1
+    (%) by frame count, ``machine`` what latency was measured on, ``views`` how many clips of a video were
+    averaged, ``classes`` the names of the classes if each is to be reported by itself.
     """
 
-    outcomes: dict
+    outcomes: dict[str, Outcome]
     costs: dict[str, list[dict]]
-    cascades: dict
+    cascades: dict[str, Cascade]
     paper: dict[int, float] | None
     machine: str
     views: int = 1
@@ -162,11 +162,11 @@ def write_metrics(path: Path, history: list[dict]) -> None:
     write_rows(path, history)
 
 
-def write_results(folder: Path, name: str, model, frames, outcome, history, paper=None) -> None:
+def write_results(folder: Path, name: str, model, frames, outcome: Outcome, history, paper=None) -> None:
     """results.json and results.png: accuracy over frame counts; confusion_T.csv for each training frequency.
 
-    ``outcome`` is a :class:`trainers.evaluate.Outcome` of ``model``, ``history`` the rows of metrics.csv,
-    ``paper`` the published top-1 at some frame counts, or None.
+    ``outcome`` is what ``model`` predicted, ``history`` the rows of metrics.csv, ``paper`` the published
+    top-1 at some frame counts, or None.
     """
     size = model.spec.preprocess.size
     results = {

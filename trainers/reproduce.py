@@ -24,8 +24,9 @@ from ffn.checkpoint import write_atomically
 from ffn.measure import count_parameters, gflops
 from trainers.config import Config
 from trainers.data import create_source
-from trainers.evaluate import COUNTS, evaluate, together
+from trainers.evaluate import COUNTS, evaluate
 from trainers.experiment import FULL, NETWORKS, QUICK, START, Run, runs
+from trainers.outcome import together
 from trainers.results import Results, write
 
 

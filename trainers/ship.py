@@ -20,7 +20,8 @@ from ffn.checkpoint import read_metadata, write_atomically
 from ffn.measure import count_parameters, gflops
 from trainers import report
 from trainers.config import Config
-from trainers.evaluate import Outcome, evaluate, sweep
+from trainers.evaluate import evaluate, sweep
+from trainers.outcome import Outcome
 from trainers.run import sources
 
 BESIDE = {"out", "cache", "workers", "data_root"}  # of the machine, not of the network
