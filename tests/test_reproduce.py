@@ -42,6 +42,8 @@ def results(tmp_path):
 
 def test_tables_hold_mean_and_spread_over_seeds(results):
     text = "\n".join(tables(results))
+    one = text.split("## Table 2")[0]
+    assert "| 70.0 | 80.0 | 85.0 |" in one and "±" not in one  # table 1 stays within the first seed
     assert "71.0 ± 1.4 | 81.0 ± 1.4 | 86.0 ± 1.4" in text  # FFN
     assert "70.0 ± 1.4 | 78.0 ± 1.4 | 82.0 ± 0.0" in text  # separate: at each count the network trained there
     assert "40.0 ± 0.0 | 60.0 ± 0.0 | 82.0 ± 0.0" in text
