@@ -11,6 +11,9 @@ import psycopg
 import pytest
 import services
 
+if side_by_side := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # share the cores, don't each take all
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(side_by_side))))
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 QUIET += ["--disable-background-networking", "--disable-component-update"]
