@@ -256,8 +256,8 @@ def build(answers: Answers) -> gr.Blocks:
         last = {"trigger_mode": "always_last"}
         touched = [video.change, start.input, end.input, network.change]
         looked = gr.on(touched, **looking, **last, api_visibility="private")
-        swept = looked.then(**showing).then(**sweeping)
-        gr.on(touched, lambda: view.cascade([], 0), None, stages, cancels=swept, queue=False, **quiet)
+        looked.then(**showing).then(**sweeping, **last)
+        gr.on(touched, lambda: view.cascade([], 0), None, stages, queue=False, **quiet)
         frames.change(**showing, **last)
         frames.change(
             None, frames, js="n => document.documentElement.style.setProperty('--frames', n)", **quiet

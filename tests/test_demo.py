@@ -115,6 +115,30 @@ def test_a_visit(open_page, clip, folder, size):
     page.errors.clear()  # the browser's own complaints about the file that it cannot play
 
 
+def test_what_others_took_before_is_swept_at_once_for_the_next(open_page):
+    """The answers are at hand, so that the sweep begins before the page has done all it does for a new clip."""
+    for _ in range(4):
+        page = open_page()
+        page.take_example(1)
+        page.wait_for_sweep()
+        page.close()
+
+
+def test_the_last_of_clips_taken_in_a_row_is_swept(open_page, clip):
+    page = open_page()
+    page.take_example(1)
+    page.tab.locator("#sweep polyline").first.wait_for()  # the first sweep is under way
+    page.upload(clip)
+    page.wait_for_message("45 frames")
+    page.wait_for_sweep()
+    lone = open_page()
+    lone.upload(clip)
+    lone.wait_for_sweep()
+    page.tab.wait_for_timeout(1000)  # nothing outdated follows
+    curves = [tab.locator("#sweep polyline.main").first.get_attribute("points") for tab in (page.tab, lone.tab)]
+    assert curves[0] == curves[1]
+
+
 def test_the_segment_that_is_classified(open_page, clip):
     page = open_page()
     page.upload(clip)
