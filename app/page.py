@@ -49,10 +49,11 @@ class Handlers:
     def open(self, uploaded: list[Entry], request: gr.Request) -> tuple[dict, str]:
         """The networks to pick from, and the one that the address asks for (``?network=NAME``)."""
         choices, asked = self._choices(uploaded), request.query_params.get("network")
+        first = self.networks.first().name
         if asked and asked not in (name for _, name in choices):
-            sentence = f"There is no network {asked} here; this is {choices[0][1]}."
-            return gr.Dropdown(choices=choices, value=choices[0][1]), view.message(sentence, error=True)
-        return gr.Dropdown(choices=choices, value=asked or choices[0][1]), view.message(TAKE_ONE)
+            sentence = f"There is no network {asked} here; this is {first}."
+            return gr.Dropdown(choices=choices, value=first), view.message(sentence, error=True)
+        return gr.Dropdown(choices=choices, value=asked or first), view.message(TAKE_ONE)
 
     def accept(self, file: str, uploaded: list[Entry], name: str) -> tuple[dict, list[Entry], str]:
         """Add an uploaded checkpoint to this visitor's networks, and pick it."""

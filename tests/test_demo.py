@@ -115,6 +115,15 @@ def test_a_visit(open_page, clip, folder, size):
     page.errors.clear()  # the browser's own complaints about the file that it cannot play
 
 
+def test_a_visitor_meets_the_network_that_is_set(browser):
+    with serving(FFN_NETWORK="tsm_tiny-plain16-motion") as (url, _):
+        page = Page(browser, url)
+        page.tab.locator("#network input").wait_for()
+        page.tab.wait_for_timeout(2000)  # the page is filled in after it is there
+        assert page.tab.locator("#network input").input_value().startswith("tsm_tiny-plain16-motion")
+        page.close()
+
+
 def test_what_others_took_before_is_swept_at_once_for_the_next(open_page):
     """The answers are at hand, so that the sweep begins before the page has done all it does for a new clip."""
     for _ in range(4):
