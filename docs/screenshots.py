@@ -18,7 +18,7 @@ from demo_page import Page, serving  # noqa: E402
 IMAGES = ROOT / "docs" / "images"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-EXAMPLE = 2  # moving left to right
+EXAMPLE = 5  # two things coming together
 SIZES = {  # width, height, scale, colours
     "desktop-4": (1280, 800, 1, "light"),
     "desktop-4-dark": (1280, 800, 1, "dark"),

@@ -6,6 +6,7 @@ Trains three small networks for them, in a temporary folder (a few minutes). Nee
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,11 +22,11 @@ from trainers.jobs.store import Store
 from trainers.jobs.tables import FINISHED
 
 SIZES = {"desktop": (1280, 800, 1), "phone": (390, 844, 1.5)}  # width, height, scale
-SMALL = {"size": 32, "clips": 840, "val_clips": 210, "batch_size": 16, "workers": 0, "warm_start": 3}
+SMALL = {"clips": 1260, "val_clips": 420, "init": str(ROOT / "assets" / "tsm_tiny-plain16-motion.safetensors")}
 RUNS = {
-    "motion-ffn": {"frames": (4, 8, 16), "epochs": 10},
-    "motion-plain16": {"method": "plain", "frames": (16,), "epochs": 10},
-    "motion-ffn-long": {"frames": (4, 8, 16), "epochs": 60},  # still runs when the pictures are taken
+    "motion-ffn": {"frames": (4, 8, 16), "epochs": 6},
+    "motion-plain16": {"method": "plain", "frames": (16,), "epochs": 6},
+    "motion-ffn-long": {"frames": (4, 8, 16), "epochs": 30},  # still runs when the pictures are taken
 }
 PAGES = {"jobs": "", "job": "job?id=3", "results": "job?id=1", "launch": "launch"}
 PAGES |= {"compare": "compare?ids=1,2"}
@@ -77,6 +78,7 @@ def main() -> None:
         port = str(free.getsockname()[1])
     runs = Path(tempfile.mkdtemp())
     os.environ |= {"FFN_RUNS": str(runs), "FFN_DATABASE_URL": f"sqlite:///{runs}/jobs.db"}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     processes = [start("trainers.worker"), start("app.dashboard", "--port", port)]
     store = Store()
     try:
@@ -89,10 +91,12 @@ def main() -> None:
                     page = browser.new_page(viewport=viewport, device_scale_factor=scale)
                     take(page, f"http://127.0.0.1:{port}", name, IMAGES / f"dashboard-{name}-{size}.png")
                     page.close()
-        store.cancel(len(RUNS))
-        while store.get(len(RUNS)).state not in FINISHED:
+    finally:  # runs outlive their worker, so they are stopped before it
+        ids = [job.id for job in store.search()]
+        for job_id in ids:
+            store.cancel(job_id)
+        while processes[0].poll() is None and any(store.get(job_id).state not in FINISHED for job_id in ids):
             time.sleep(0.5)
-    finally:
         for process in processes:
             process.terminate()
             process.wait()

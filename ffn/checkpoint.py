@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from ffn.flexible import unwrapped
 from ffn.preprocess import Preprocess
-from ffn.registry import Spec
+from ffn.registry import Spec, spec_of
 
 
 class CheckpointError(ValueError):
@@ -24,16 +25,17 @@ class CheckpointError(ValueError):
 def save(model: nn.Module, path: str | Path, *, dtype: torch.dtype | None = None, **notes: str) -> None:
     """Write ``model`` to ``path`` (safetensors), atomically.
 
-    A tensor that branches share is written once, under the name it has in the first branch.
-    ``dtype`` (torch.float16, say) stores floating-point weights smaller; norms' statistics included.
+    A tensor that branches share is written once, under the name it has in the first branch. A network
+    within torch.compile, DataParallel or DistributedDataParallel is taken out of it.
+    ``dtype`` (torch.float16, say) stores floating-point tensors smaller, norms' statistics included, but
+    for those with values beyond its range.
     ``notes`` are kept as metadata for people to read. A network without a ``spec`` (one of the user's
     own) is saved too; load it with ``load(path, model=...)``.
     """
-    tensors = {}
+    model, tensors = unwrapped(model), {}
     for name, tensor in unique_tensors(model).items():
-        smaller = dtype if dtype and tensor.is_floating_point() else tensor.dtype
-        tensors[name] = tensor.detach().to("cpu", smaller).contiguous()
-    spec = getattr(model, "spec", None)
+        tensors[name] = _smaller(tensor.detach().cpu(), dtype).contiguous()
+    spec = spec_of(model)
     metadata = {key: str(value) for key, value in notes.items()} | {"format": "ffn"}
     if spec is not None:
         metadata["spec"] = json.dumps(asdict(spec))
@@ -99,6 +101,13 @@ def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
             seen.add(id(tensor))
             tensors[name] = tensor
     return tensors
+
+
+def _smaller(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if dtype is None or not tensor.is_floating_point():
+        return tensor
+    cast = tensor.to(dtype)
+    return cast if torch.equal(cast.isfinite(), tensor.isfinite()) else tensor
 
 
 def _misfits(tensors: dict[str, Tensor], target: dict[str, Tensor], names: dict[str, str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ffn import kernels
-from ffn.flexible import FrameFlexible
+from ffn.flexible import FrameFlexible, unwrapped
 from ffn.fold import fold
 
 COMPILERS = (os.environ.get("CXX") or "g++", "clang++", "cl")
@@ -73,6 +73,7 @@ def deploy(
         raise ValueError(f"a clip needs at least 1 frame, not {frames}")
     if compile and not any(map(shutil.which, COMPILERS)):
         raise ValueError("compile=True needs a C++ compiler: install g++, or leave compile off")
+    model = unwrapped(model)
     network = fold(model.branch(frames) if isinstance(model, FrameFlexible) else model).to(dtype)
     for module in network.modules():
         _channels_last(module)

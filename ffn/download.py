@@ -232,8 +232,8 @@ def _labels_from_lines(text: str, path: Path) -> list[str]:
 
 def _ordered(ids: list[str], names: list[str]) -> list[str] | None:
     """``names`` by their ids, if these count from 0 or 1 without a gap."""
-    if not all(re.fullmatch(r"[0-9]+", i) for i in ids):
-        return None
+    if not all(re.fullmatch(r"[0-9]+", i) for i in ids) or len(set(names)) == 1 < len(names):
+        return None  # not "gesture 1", "gesture 2" either
     by_id = sorted(zip(map(int, ids), map(_unquoted, names), strict=True))
     if [i for i, _ in by_id] not in (list(range(len(ids))), list(range(1, len(ids) + 1))):
         return None

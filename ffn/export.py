@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ffn.checkpoint import write_atomically
-from ffn.flexible import FrameFlexible
+from ffn.flexible import FrameFlexible, unwrapped
 from ffn.fold import fold
 from ffn.preprocess import Preprocess
+from ffn.registry import spec_of
 
 TOLERANCE = 1e-4  # relative to the largest logit
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -57,7 +58,8 @@ def export(
         ExportError: if the network cannot be exported, or its export computes something else.
     """
     _check(frames, size, format)
-    spec = getattr(model, "spec", None)
+    model = unwrapped(model)
+    spec = spec_of(model)
     preprocess = spec.preprocess if spec else Preprocess()
     size = size or preprocess.size
     flexible = isinstance(model, FrameFlexible)

@@ -10,7 +10,12 @@ folds by itself.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from operator import index
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +61,15 @@ class FrameFlexible(nn.Module):
         alteration: bool | Places = True,
     ):
         super().__init__()
-        frames = tuple(sorted(int(f) for f in frames))
+        frames = tuple(sorted(map(index, frames)))
         if not frames or frames[0] < 1 or len(set(frames)) < len(frames):
             raise ValueError(f"frames must be one or more different counts of at least 1, not {frames}")
         self.frames = frames
-        self.spec = getattr(backbone, "spec", None)
         self.alterations = alteration_places(backbone, alteration)
+        switches = {"share_weights": share_weights, "private_norms": private_norms}
+        # Where alterations went, by name: patterns and functions are resolved.
+        switches["alteration"] = alteration if isinstance(alteration, bool) else list(self.alterations)
+        self.spec = _spec_of_branches(backbone, frames, switches)
         self.branches = nn.ModuleDict()
         for count in frames:
             branch = _branch(backbone, share_weights, private_norms)
@@ -84,7 +92,13 @@ class FrameFlexible(nn.Module):
 
     @torch.no_grad()
     def copy_private(self, source: int, target: int) -> None:
-        """Start frequency ``target`` from the norms and alterations of frequency ``source``."""
+        """Start frequency ``target`` from what frequency ``source`` owns: its norms and alterations.
+
+        Raises:
+            ValueError: if one of the two is no training frequency.
+        """
+        if unknown := {source, target} - set(self.frames):
+            raise ValueError(f"there is no branch for {min(unknown)} frames, only for {self.frames}")
         target_state = self.branches[str(target)].state_dict()
         for name, tensor in self.branches[str(source)].state_dict().items():
             target_state[name].copy_(tensor)
@@ -92,26 +106,48 @@ class FrameFlexible(nn.Module):
     def extra_repr(self) -> str:
         return f"frames={self.frames}, alterations={self.alterations}"
 
-    def _apply(self, fn, recurse=True):
-        # Parameters are converted in place and stay shared; buffers are replaced, so tie them again.
-        ties = list(self._shared_buffers())
-        super()._apply(fn, recurse)
-        for modules, name in ties:
-            for module in modules[1:]:
-                module._buffers[name] = modules[0]._buffers[name]
-        return self
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """As PyTorch's; with ``assign``, too, branches go on sharing what they share."""
+        with self._kept_shared():
+            return super().load_state_dict(state_dict, strict, assign)
 
-    def _shared_buffers(self) -> Iterator[tuple[tuple[nn.Module, ...], str]]:
-        """Each buffer that all branches share: the modules that hold it, and its name in them."""
-        for modules in zip(*(branch.modules() for branch in self.branches.values()), strict=True):
-            for name, buffer in modules[0]._buffers.items():
-                if buffer is not None and all(m._buffers[name] is buffer for m in modules):
-                    yield modules, name
+    def _apply(self, fn, recurse=True):
+        with self._kept_shared():  # buffers are replaced and, from or to the meta device, parameters
+            return super()._apply(fn, recurse)
+
+    @contextmanager
+    def _kept_shared(self) -> Iterator[None]:
+        shared = list(self._shared())
+        yield
+        for holders, name in shared:
+            for holder in holders[1:]:
+                holder[name] = holders[0][name]
+
+    def _shared(self) -> Iterator[tuple[list[dict], str]]:
+        """Each tensor that all branches share: what holds it in each of them, and its name there."""
+        first, *others = (dict(branch.named_modules(remove_duplicate=False)) for branch in self.branches.values())
+        for path, module in first.items():
+            for kind in ("_parameters", "_buffers"):
+                holders = [getattr(modules.get(path), kind, {}) for modules in (first, *others)]
+                for name, tensor in getattr(module, kind).items():
+                    if tensor is not None and all(holder.get(name) is tensor for holder in holders):
+                        yield holders, name
 
 
 def nearest(frames: Iterable[int], num_frames: int) -> int:
     """The one of ``frames`` that is nearest to ``num_frames``; a tie goes to the higher."""
     return min(frames, key=lambda f: (abs(f - num_frames), -f))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network within what ``torch.compile``, DataParallel or DistributedDataParallel made of it."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif "_orig_mod" in model._modules:
+            model = model._orig_mod
+        else:
+            return model
 
 
 def _branch(backbone: nn.Module, share_weights: bool, private_norms: bool) -> nn.Module:
@@ -135,16 +171,37 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.buffers()
 
 
+def _spec_of_branches(backbone: nn.Module, frames: tuple[int, ...], switches: dict) -> object:
+    """The backbone's :class:`ffn.registry.Spec`, if it has one, made that of its frame-flexible form."""
+    spec = getattr(backbone, "spec", None)
+    if not hasattr(spec, "flexible"):
+        return None
+    changed = {name: value for name, value in switches.items() if value is not True}
+    return replace(spec, frames=frames, flexible=True, options=spec.options | changed)
+
+
 def _check_functions(backbone: nn.Module) -> None:
     """Refuse functions that hold a module: a copy of the backbone would go on calling the original's."""
     modules = set(backbone.modules())
     for name, module in backbone.named_modules():
-        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        for function in (*vars(module).values(), *hooks):
-            cells = getattr(function, "__closure__", None) or ()
-            held = [cell.cell_contents for cell in cells]
-            if any(isinstance(value, nn.Module) and value in modules for value in held):
-                raise ValueError(
-                    f"{name or type(backbone).__name__} keeps a function that refers to one of the network's "
-                    "modules from outside; make it a method, so that each branch calls its own modules"
-                )
+        held = [value for function in _functions(vars(module)) for value in _held(function)]
+        if any(isinstance(value, nn.Module) and value in modules for value in held):
+            raise ValueError(
+                f"{name or type(backbone).__name__} keeps a function that refers to one of the network's "
+                "modules from outside; make it a method, so that each branch calls its own modules"
+            )
+
+
+def _functions(value: object) -> Iterator[FunctionType]:
+    """The functions in ``value``, a container of any depth."""
+    if isinstance(value, FunctionType):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _functions(part)
+
+
+def _held(function: FunctionType) -> Iterator[object]:
+    yield from (cell.cell_contents for cell in function.__closure__ or ())
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()

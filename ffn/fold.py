@@ -17,13 +17,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
 from torchvision.ops import StochasticDepth
 
-from ffn.backbones.uniformer import PointwiseConv
+from ffn.backbones.uniformer import DepthwiseConv, PointwiseConv
 from ffn.flexible import WeightAlteration
 
 BATCH_NORMS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)  # timm's, say, hold an activation as well
-IDENTITIES = (nn.Identity, nn.modules.dropout._DropoutNd, StochasticDepth)  # in evaluation
+IDENTITIES = (nn.Identity, nn.modules.dropout._DropoutNd, StochasticDepth)  # in evaluation, if their forward is
+IDENTITY_FORWARDS = {kind.forward for kind in (*nn.modules.dropout._DropoutNd.__subclasses__(), *IDENTITIES)}
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONV_FORWARDS = {kind.forward for kind in (*CONVS, PointwiseConv)}
+KERNELS = {kind._conv_forward for kind in (*CONVS, DepthwiseConv)}
 ADDITIONS, INPLACE_ADDITIONS = (operator.add, torch.add, "add"), (operator.iadd, "add_")
 PRODUCTS = (operator.mul, torch.mul, "mul")
 _tracing = threading.Lock()
@@ -33,6 +38,7 @@ def fold(network: nn.Module) -> nn.Module:
     """A copy of ``network``, in evaluation mode, that computes the same from fewer and simpler layers.
 
     A network that torch.fx cannot trace (its Python depends on the values it computes) is copied as it is.
+    While it traces, ``isinstance(x, torch.Tensor)`` is False in the network's own Python.
     """
     network = copy.deepcopy(network).eval().requires_grad_(False)
     folded = trace(network)
@@ -103,7 +109,13 @@ def module_of(network: fx.GraphModule, node: object) -> nn.Module | None:
         reads = other.op == "get_attr" and other.target.startswith(f"{node.target}.")
         if reads or (other.op == "call_module" and other.target == node.target and other is not node):
             return None
-    return network.get_submodule(node.target)
+    module = network.get_submodule(node.target)
+    return None if does_more(module) else module
+
+
+def does_more(module: nn.Module) -> bool:
+    """Whether calling ``module`` does more than its forward and its own tensors say."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or is_parametrized(module))
 
 
 def bypass(network: fx.GraphModule, node: fx.Node, by: fx.Node) -> None:
@@ -126,8 +138,9 @@ def terms(node: fx.Node) -> Iterator[tuple[object, object]]:
 
 def is_conv(module: nn.Module | None) -> bool:
     """A convolution and nothing else: a subclass's own forward may pad or standardise in ways of its own."""
-    forwards = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, PointwiseConv.forward)
-    return isinstance(module, _ConvNd) and type(module).forward in forwards and not module.transposed
+    kind = type(module)
+    plain = isinstance(module, _ConvNd) and kind.forward in CONV_FORWARDS and kind._conv_forward in KERNELS
+    return plain and not module.transposed
 
 
 # The affine maps
@@ -188,8 +201,10 @@ def _put_before(layer: nn.Module, affine: Affine) -> None:
 
 
 def _drop_identity(network: fx.GraphModule, node: fx.Node) -> None:
-    if node.op == "call_module" and isinstance(network.get_submodule(node.target), IDENTITIES):
-        bypass(network, node, node.args[0])
+    if node.op == "call_module":
+        module = network.get_submodule(node.target)
+        if type(module).forward in IDENTITY_FORWARDS and not does_more(module):
+            bypass(network, node, node.args[0])
 
 
 def _fold_backwards(network: fx.GraphModule, node: fx.Node) -> None:

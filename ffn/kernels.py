@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _MaxPoolNd
 
 from ffn.backbones.tsm import temporal_shift
-from ffn.fold import ADDITIONS, bypass, is_conv, is_linear, module_of, sole_user, terms
+from ffn.fold import ADDITIONS, bypass, does_more, is_conv, is_linear, module_of, sole_user, terms
 
 ops = torch.ops.mkldnn
 NONE, RELU, GELU = ("none", [], ""), ("relu", [], ""), ("gelu", [], "none")  # as oneDNN's operators want them
@@ -170,7 +170,10 @@ def _is_new(network: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _called(network: fx.GraphModule, node: fx.Node | None) -> object:
-    """What a node calls: a function, a method's name or a module's type."""
+    """What a node calls: a function, a method's name or a module's type; None for anything else."""
     if node is None or node.op in ("get_attr", "placeholder", "output"):
         return None
-    return type(network.get_submodule(node.target)) if node.op == "call_module" else node.target
+    if node.op != "call_module":
+        return node.target
+    module = network.get_submodule(node.target)
+    return None if does_more(module) else type(module)

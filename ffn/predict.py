@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ffn.deploy import deploy as deployed
-from ffn.flexible import FrameFlexible
+from ffn.flexible import FrameFlexible, unwrapped
 from ffn.preprocess import Preprocess
+from ffn.registry import spec_of
 from ffn.sampling import RULES
 
 
@@ -42,20 +43,21 @@ class Predictor:
     """
 
     def __init__(self, model: nn.Module, device: str | torch.device = "cpu", deploy: bool = True):
-        spec = getattr(model, "spec", None)
+        self._inner = unwrapped(model)
+        spec = spec_of(self._inner)
         self.model = model.to(device).eval()
         self.device = torch.device(device)
         self.preprocess = spec.preprocess if spec else Preprocess()
         self.classes = spec.classes if spec else None
-        self.frames = spec.frames if spec else getattr(model, "frames", ())
+        self.frames = spec.frames if spec else getattr(self._inner, "frames", ())
         self.deploys = deploy
         self._networks: dict[int | None, nn.Module] = {}
         self._building = threading.Lock()
 
     def frequency_for(self, num_frames: int) -> int | None:
         """The training frequency that serves ``num_frames``; a plain network's is always the same."""
-        if isinstance(self.model, FrameFlexible):
-            return self.model.frequency_for(num_frames)
+        if isinstance(self._inner, FrameFlexible):
+            return self._inner.frequency_for(num_frames)
         return self.frames[0] if self.frames else None
 
     def network(self, frames: int) -> nn.Module:

@@ -185,24 +185,29 @@ def load_pretrained(model: nn.Module, source: str | Path | Mapping) -> Report:
 
 def _match(network: nn.Module, tensors: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], Report]:
     """The file's tensors by their names in ``network`` and in its shapes, and the report."""
-    target, head = network.state_dict(), _head(network)
+    target, head, classes = network.state_dict(), _head(network), None
     layout = next((x for x in LAYOUTS if any(re.search(x.mark, name) for name in tensors)), OWN)
     report = Report(where, layout.name)
-    values, misfits, classes = {}, [], None
+    values, misfits = {}, {}
     for ours, name in _translated(tensors, layout, _names(network), report).items():
         value = _fitted(tensors[name], target[ours])
-        if value is not None:
-            values[ours], report.loaded[ours] = value, name
-            if tensors[name].dim() < value.dim():
-                report.inflated.append(ours)
-        elif ours.startswith(f"{head}.") and tensors[name].shape[1:] == target[ours].shape[1:]:
-            classes = len(tensors[name])
-        else:
-            file, network_ = tuple(tensors[name].shape), tuple(target[ours].shape)
-            misfits.append(f"{name} is {file} in the file and {network_} in the network")
+        if value is None:
+            misfits[ours] = name
+            continue
+        values[ours], report.loaded[ours] = value, name
+        if tensors[name].dim() < value.dim():
+            report.inflated.append(ours)
+    layers = {ours.rpartition(".")[0] for ours in misfits}
+    if len(layers) == 1 and all(tensors[misfits[o]].shape[1:] == target[o].shape[1:] for o in misfits):
+        # A layer alone that differs in its number of outputs can only be the classifier.
+        head, classes, misfits = layers.pop(), len(tensors[next(iter(misfits.values()))]), {}
     if misfits:
+        ours, name = next(iter(misfits.items()))
         more = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
-        raise CheckpointError(f"{where} ({layout.name}) does not fit the network: {misfits[0]}{more}")
+        raise CheckpointError(
+            f"{where} ({layout.name}) does not fit the network: {name} is {tuple(tensors[name].shape)} in the "
+            f"file and {tuple(target[ours].shape)} in the network{more}"
+        )
     _account(network, head, classes, report)
     return values, report
 
@@ -211,7 +216,11 @@ def _translated(
     tensors: Mapping[str, Tensor], layout: Layout, names: Mapping[str, str], report: Report
 ) -> dict[str, str]:
     """For each tensor of the network its name in the file; the rest goes to the report as skipped."""
-    places = {name: (name, -1) if name in names else _ours(name, layout) for name in tensors}
+    places = {}
+    for name in tensors:
+        bare = re.sub(r"^(module\.|_orig_mod\.)+", "", name)  # without DataParallel's and torch.compile's wrapper
+        own = next((known for known in (name, bare) if known in names), None)
+        places[name] = (own, -1) if own else _ours(bare, layout)
     found = {}
     for name in sorted(tensors, key=lambda name: places[name][1]):  # the highest frequency comes last
         ours = places[name][0]

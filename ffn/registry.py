@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -38,6 +38,12 @@ class Spec:
             model = create_backbone(self.name, self.num_classes, **self.options)
         model.spec = self
         return model
+
+
+def spec_of(model: nn.Module) -> Spec | None:
+    """What ``model`` knows about itself, if it is one of ours."""
+    spec = getattr(model, "spec", None)
+    return spec if isinstance(spec, Spec) else None
 
 
 @dataclass(frozen=True)
@@ -100,15 +106,14 @@ def create_model(
 
     ``options`` go to the network, the switches to :class:`ffn.FrameFlexible`.
     """
-    switches = {"share_weights": share_weights, "private_norms": private_norms, "alteration": alteration}
     backbone = create_backbone(name, num_classes, **options)
-    model = FrameFlexible(backbone, _entry(name).frames if frames is None else frames, **switches)
-    changed = {switch: value for switch, value in switches.items() if value is not True}
-    if not isinstance(alteration, bool):
-        changed["alteration"] = list(model.alterations)  # by name: patterns and functions resolved
-    options = backbone.spec.options | changed
-    model.spec = replace(backbone.spec, frames=model.frames, flexible=True, options=options)
-    return model
+    return FrameFlexible(
+        backbone,
+        _entry(name).frames if frames is None else frames,
+        share_weights=share_weights,
+        private_norms=private_norms,
+        alteration=alteration,
+    )
 
 
 def _entry(name: str) -> _Entry:

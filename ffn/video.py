@@ -6,9 +6,9 @@ A *clip source* is anything with ``num_frames``, ``fps`` and ``read(indices)`` -
 
 from __future__ import annotations
 
-import math
 import os
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 
 from ffn.sampling import RULES
+
+TICK = 1e-3  # seconds that the times in a file are rounded to
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: a VideoError says what is wrong
 
@@ -49,17 +51,25 @@ class Limits:
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video file that opened; frames are decoded when read."""
+    """A video file that opened; frames are decoded when read.
+
+    ``times`` are the seconds at which frames are shown; without them, frames follow each other evenly.
+    """
 
     path: Path
     num_frames: int
     fps: float
     width: int
     height: int
+    times: tuple[float, ...] = ()
 
     @property
     def seconds(self) -> float:
         return self.num_frames / self.fps
+
+    def seconds_at(self, index: int) -> float:
+        """When frame ``index`` is shown, counted from the first."""
+        return self.times[index] if index < len(self.times) else index / self.fps
 
     def read(self, indices: Iterable[int], short_side: int | None = None) -> np.ndarray:
         """Decode the frames ``indices`` (any order, repeats allowed) in one pass.
@@ -111,15 +121,20 @@ class VideoFile:
 
     def _short_read(self, found: dict[int, np.ndarray], wanted: list[int], end: int) -> np.ndarray:
         # Many healthy files hold a few frames fewer than they claim: the last one stands in.
-        self._check_end(end if found else 0)
+        if not found:
+            raise self._ends_early(end)
+        self._check_end(end)
         last = found[max(found)]
         return np.stack([found.get(i, last) for i in wanted])
 
     def _check_end(self, end: int) -> None:
         if not end or end < 0.9 * self.num_frames - 2:
-            raise EndsEarly(
-                f"{self.path.name} is damaged: only {end} of its {self.num_frames} frames can be decoded", end
-            )
+            raise self._ends_early(end)
+
+    def _ends_early(self, end: int) -> EndsEarly:
+        return EndsEarly(
+            f"{self.path.name} is damaged: only {end} of its {self.num_frames} frames can be decoded", end
+        )
 
 
 @dataclass(frozen=True)
@@ -134,11 +149,12 @@ class LoadedClip:
     indices: np.ndarray
     frames: np.ndarray
     decode_ms: float
-    first: int = 0
+    first: int
+    times: tuple[float, ...]
 
     def seconds_at(self, index: int) -> float:
         """When frame ``index`` is shown, counted from the start of the video."""
-        return (self.first + index) / self.fps
+        return self.times[index]
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """uint8 ``(len(indices), H, W, 3)``; KeyError for a frame that was not kept."""
@@ -165,7 +181,8 @@ def open_video(path: str | Path, limits: Limits | None = None) -> VideoFile:
         declared_fps, declared = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
         if not capture.grab():
             raise VideoError(f"{path.name} is damaged or no video: not one frame can be decoded")
-        num_frames, last = _packets(path)
+        times = _packet_times(path)
+        num_frames, last = len(times), max(times, default=0)
         fps = (num_frames - 1) / last if last > 0 else declared_fps
         fps = fps if 0 < fps <= 1000 else 30.0
         if limits.seconds and num_frames / fps > limits.seconds:
@@ -177,7 +194,8 @@ def open_video(path: str | Path, limits: Limits | None = None) -> VideoFile:
             num_frames = 1 + sum(1 for _ in iter(capture.grab, False))
     finally:
         capture.release()
-    return VideoFile(path, num_frames, fps, width, height)
+    known = last > 0 and len(times) == num_frames
+    return VideoFile(path, num_frames, fps, width, height, times if known else ())
 
 
 def preload(
@@ -206,7 +224,8 @@ def preload(
             raise
         return preload(replace(video, num_frames=error.num_frames), counts, rule, short_side, start, end)
     decode_ms = (time.perf_counter() - began) * 1e3
-    return LoadedClip(stop - first, video.fps, indices, frames, decode_ms, first)
+    times = tuple(video.seconds_at(i) for i in range(first, stop))
+    return LoadedClip(stop - first, video.fps, indices, frames, decode_ms, first, times)
 
 
 def _segment(video: VideoFile, start: float, end: float | None) -> tuple[int, int]:
@@ -215,10 +234,11 @@ def _segment(video: VideoFile, start: float, end: float | None) -> tuple[int, in
         raise VideoError(
             f"the segment from {start:g} to {end:g} seconds is empty: it must start before it ends"
         )
-    first = max(0, int(start * video.fps + 1e-6))
-    if first >= video.num_frames:
+    if start >= video.seconds:
         raise VideoError(f"{video.path.name} ends after {video.seconds:.1f} seconds: start before that")
-    stop = video.num_frames if end is None else min(video.num_frames, math.ceil(end * video.fps - 1e-6))
+    times = [video.seconds_at(i) for i in range(video.num_frames)]
+    first = max(0, bisect_right(times, start + TICK) - 1)
+    stop = video.num_frames if end is None else bisect_left(times, end - TICK)
     return first, max(stop, first + 1)
 
 
@@ -323,18 +343,17 @@ def _capture(path: Path) -> cv2.VideoCapture:
     return capture
 
 
-def _packets(path: Path) -> tuple[int, float]:
-    """How many frames the file holds and the time in seconds of the last, read without decoding them."""
+def _packet_times(path: Path) -> tuple[float, ...]:
+    """When each frame that the file holds is shown, in seconds and in order, read without decoding them."""
     capture = _capture(path)
     capture.set(cv2.CAP_PROP_FORMAT, -1)
-    count, last = 0, 0.0
+    times = []
     try:
         while capture.grab():
-            count += 1
-            last = max(last, capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
+            times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
     finally:
         capture.release()
-    return count, last
+    return tuple(sorted(times))
 
 
 def _to_rgb(frame: np.ndarray, short_side: int | None) -> np.ndarray:

@@ -216,6 +216,10 @@ def test_what_cannot_be_copied_is_refused():
     with pytest.raises(ValueError, match="make it a method"):
         FrameFlexible(backbone)
     backbone = Small()
+    backbone.heads = [lambda x, layer=backbone.fc: layer(x)]
+    with pytest.raises(ValueError, match="make it a method"):
+        FrameFlexible(backbone)
+    backbone = Small()
     backbone.norm.register_forward_hook(lambda *_: backbone.fc(torch.zeros(8)))
     with pytest.raises(ValueError, match="norm keeps a function"):
         FrameFlexible(backbone)

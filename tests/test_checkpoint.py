@@ -49,6 +49,22 @@ def test_half_precision_is_half_the_size(tmp_path):
     torch.testing.assert_close(again.state_dict(), model.half().float().state_dict())
 
 
+def test_what_half_precision_cannot_hold_stays_whole(tmp_path):
+    model = ffn.create_model("tsm_tiny", 3)
+    model.branches["4"].bn1.running_var.fill_(1e5)
+    ffn.save(model, tmp_path / "half.safetensors", dtype=torch.float16)
+    assert ffn.load(tmp_path / "half.safetensors").branches["4"].bn1.running_var.eq(1e5).all()
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_a_wrapped_network_is_saved_without_its_wrapper(wrap, tmp_path):
+    model = ffn.create_model("tsm_tiny", 3).eval()
+    ffn.save(wrap(model), tmp_path / "net.safetensors")
+    clip = torch.randn(1, 3, 8, 32, 32)
+    assert torch.equal(ffn.load(tmp_path / "net.safetensors")(clip), model(clip))
+    assert ffn.Predictor(wrap(model)).frequency_for(14) == 16
+
+
 def test_channels_last_weights_and_the_users_own_network(tmp_path):
     def build():
         return ffn.FrameFlexible(nn.Sequential(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4)), (2, 4))

@@ -195,8 +195,41 @@ class Standardised(nn.Conv3d):
         return super().forward(x) / self.weight.std()
 
 
-def test_convolutions_with_a_forward_of_their_own_are_left():
-    assert nn.BatchNorm3d in deployed_body(nn.Sequential(Standardised(8, 8, 3), nn.BatchNorm3d(8), nn.ReLU()))
+class StandardisedWithin(nn.Conv3d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight / weight.std(), bias)
+
+
+@pytest.mark.parametrize("layer", [Standardised, StandardisedWithin])
+def test_convolutions_with_a_forward_of_their_own_are_left(layer):
+    assert nn.BatchNorm3d in deployed_body(nn.Sequential(layer(8, 8, 3), nn.BatchNorm3d(8), nn.ReLU()))
+
+
+class Tripled(nn.Identity):
+    def forward(self, x):
+        return x * 3
+
+
+def doubled(module):
+    module.register_forward_hook(lambda module, inputs, output: output * 2)
+    return module
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        nn.Sequential(doubled(conv()), nn.BatchNorm3d(8), nn.ReLU()),
+        nn.Sequential(conv(), doubled(nn.BatchNorm3d(8)), nn.ReLU()),
+        nn.Sequential(conv(), doubled(nn.ReLU())),
+        nn.Sequential(conv(), doubled(nn.Identity())),
+        nn.Sequential(conv(), Tripled()),
+        nn.Sequential(nn.utils.parametrizations.spectral_norm(conv()), nn.BatchNorm3d(8)),
+        nn.Sequential(nn.utils.spectral_norm(conv()), nn.BatchNorm3d(8)),
+    ],
+    ids=lambda body: ",".join(type(layer).__name__ for layer in body),
+)
+def test_layers_that_do_more_than_they_seem_are_left(body):
+    deployed_body(body)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8])

@@ -257,6 +257,9 @@ def test_bare_names_keep_their_order_but_in_csv(tmp_path):
     for file in ("labels.csv", "labels.txt"):
         (tmp_path / file).write_text("\n".join(names))
     assert read_labels(tmp_path / "labels.txt") == tuple(names)
+    numbered = [f"gesture {i}" for i in range(3)]
+    (tmp_path / "numbered.txt").write_text("\n".join(numbered))
+    assert read_labels(tmp_path / "numbered.txt") == tuple(numbered)
     assert read_labels(str(tmp_path / "labels.csv")) == tuple(sorted(names))  # Something-Something V1
 
 

@@ -144,6 +144,36 @@ def test_copy_private():
     assert_shared(model)
 
 
+    with pytest.raises(ValueError, match="no branch for 5 frames"):
+        model.copy_private(4, 5)
+
+
+MOVES = {
+    "to another type": lambda model: model.half(),
+    "assigned": lambda model: model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True),
+    "from the meta device": lambda model: model.to("meta").to_empty(device="cpu"),
+}
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+def test_branches_go_on_sharing(move):
+    model = ffn.FrameFlexible(Small(), (4, 8))
+    model.branches["4"].head = nn.Sequential(nn.Linear(5, 5))  # a user's own, in one branch
+    before = count(model)
+    move(model)
+    assert count(model) == before
+    assert model.branches["8"].scale is model.branches["4"].scale
+
+
+def test_a_registered_network_that_was_wrapped_is_known_by_name(tmp_path):
+    options = {"private_norms": False, "alteration": ["layer1.*.conv1"]}
+    model = ffn.FrameFlexible(ffn.create_backbone("tsm_tiny", 5), (4, 8), **options).eval()
+    assert model.spec == ffn.create_model("tsm_tiny", 5, (4, 8), **options).spec
+    ffn.save(model, tmp_path / "net.safetensors")
+    clip = torch.randn(1, 3, 8, 32, 32)
+    assert torch.equal(ffn.load(tmp_path / "net.safetensors")(clip), model(clip))
+
+
 def test_threads_at_different_frame_counts_do_not_disturb_each_other():
     model = ffn.create_model("tsm_tiny", 5, (2, 8)).eval()
     nn.init.normal_(model.branches["8"].bn1.weight)

@@ -397,3 +397,31 @@ def test_unknown_names():
     assert "give a file" in refusal(nn.Linear(2, 2), "imagenet")
     assert "there is no checkpoint" in refusal(model, os.path.join("weights", "file.pth"))
     assert "torchvision has no weights" in refusal(model, "ResNet18_Weights.IMAGENET9K")
+
+
+class HeadFirst(nn.Module):
+    """A network of a user's own, its classifier defined first, with names like those of released ones."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.head, self.conv_4 = nn.Linear(8, classes), nn.Conv3d(3, 8, 1)
+        self.conv_8 = nn.Conv3d(8, 8, 1)
+
+    def forward(self, clip):
+        return self.head(self.conv_8(self.conv_4(clip)).mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_a_users_own_network_from_a_wrapper_and_for_other_classes(prefix):
+    source, model = HeadFirst(5), HeadFirst(7)
+    report = load_pretrained(model, {f"{prefix}{name}": t for name, t in source.state_dict().items()})
+    assert torch.equal(model.conv_4.weight, source.conv_4.weight)
+    assert torch.equal(model.conv_8.weight, source.conv_8.weight)
+    assert report.initialised["head.weight"] == "head replaced: the file has 5 classes, the network 7"
+
+
+def test_a_frame_flexible_network_from_a_wrapper():
+    source, model = create_model("tsm_tiny", 5), create_backbone("tsm_tiny", 5)
+    load_pretrained(model, nn.DataParallel(source).state_dict())
+    assert torch.equal(model.bn1.weight, source.branches["16"].bn1.weight)
+    assert torch.equal(model.conv1.weight, source.branches["16"].conv1.weight)

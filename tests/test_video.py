@@ -104,6 +104,15 @@ def test_trimmed_on_a_phone(tmp_path, encode, numbered, first, count):
     assert numbers(clip.read(wanted)) == [first + i for i in wanted]
 
 
+def test_a_segment_of_a_varying_rate(tmp_path, encode, numbered):
+    """Twenty-five frames in the first second, ten in the second: time tells what belongs to it, not number."""
+    times = [*range(0, 1000, 40), *range(1000, 2000, 100)]  # 25 + 10
+    video = open_video(encode(tmp_path / "a.mkv", numbered(35), times=times))
+    first, second = (preload(video, [5], "segment", start=start, end=start + 1) for start in (0, 1))
+    assert (first.num_frames, second.num_frames, second.first) == (25, 10, 25)
+    assert second.seconds_at(3) == pytest.approx(1.3, abs=0.01)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_preloaded_clip_reads_as_the_file(tmp_path, encode, numbered, rule):
     video = open_video(encode(tmp_path / "a.mp4", numbered(57)))
@@ -184,6 +193,9 @@ def test_early_end_is_an_error_of_its_own(tmp_path, encode, numbered):
     with pytest.raises(EndsEarly, match="only 20 of its 40 frames can be decoded") as error:
         video.read([3, 39])
     assert error.value.num_frames == 20
+    with pytest.raises(EndsEarly, match="only 20 of its 22 frames"):
+        replace(video, num_frames=22).read([21])  # nothing of it can be read
+    assert preload(replace(video, num_frames=22), [1], "segment", start=0.66).num_frames == 1
     nearly = replace(video, num_frames=22)
     assert numbers(nearly.read([3, 21])) == [3, 3]  # the last one found stands in
 
