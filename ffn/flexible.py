@@ -125,7 +125,9 @@ class FrameFlexible(nn.Module):
 
     def _shared(self) -> Iterator[tuple[list[dict], str]]:
         """Each tensor that all branches share: what holds it in each of them, and its name there."""
-        first, *others = (dict(branch.named_modules(remove_duplicate=False)) for branch in self.branches.values())
+        first, *others = (
+            dict(branch.named_modules(remove_duplicate=False)) for branch in self.branches.values()
+        )
         for path, module in first.items():
             for kind in ("_parameters", "_buffers"):
                 holders = [getattr(modules.get(path), kind, {}) for modules in (first, *others)]

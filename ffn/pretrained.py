@@ -218,7 +218,9 @@ def _translated(
     """For each tensor of the network its name in the file; the rest goes to the report as skipped."""
     places = {}
     for name in tensors:
-        bare = re.sub(r"^(module\.|_orig_mod\.)+", "", name)  # without DataParallel's and torch.compile's wrapper
+        bare = re.sub(
+            r"^(module\.|_orig_mod\.)+", "", name
+        )  # without DataParallel's and torch.compile's wrapper
         own = next((known for known in (name, bare) if known in names), None)
         places[name] = (own, -1) if own else _ours(bare, layout)
     found = {}

@@ -143,7 +143,6 @@ def test_copy_private():
     assert torch.equal(model.branches["4"](clip), model.branches["8"](clip))
     assert_shared(model)
 
-
     with pytest.raises(ValueError, match="no branch for 5 frames"):
         model.copy_private(4, 5)
 
