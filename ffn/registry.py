@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -83,10 +84,16 @@ def create_backbone(name: str, num_classes: int, **options) -> nn.Module:
     """A plain network with fresh weights: clip ``(B, 3, T, H, W)`` -> logits ``(B, num_classes)``.
 
     Raises:
-        ValueError: if no network has that name.
+        ValueError: if no network has that name, or it has no such option.
     """
     entry = _entry(name)
-    backbone = entry.build(num_classes, **options)
+    try:
+        backbone = entry.build(num_classes, **options)
+    except TypeError as error:
+        unknown = re.search("unexpected keyword argument '(.+)'", str(error))
+        if unknown is None:
+            raise
+        raise ValueError(f"the network {name} has no option {unknown[1]!r}: leave it away") from error
     kept = {option: value for option, value in options.items() if option != "pretrained"}
     backbone.spec = Spec(name, num_classes, entry.frames[-1:], False, kept, entry.preprocess)
     return backbone

@@ -149,3 +149,16 @@ def test_missing_annotations_and_clips(tmp_path):
         write(tmp_path / f"testTrainMulti_7030_splits/run_test_split{fold}.txt", "x.avi 1\n")
     with pytest.raises(DataError, match="holds none of the clips, run/x for one"):
         prepare("hmdb51", tmp_path, workers=1)
+
+
+def test_videos_that_would_share_a_folder_of_frames_are_refused(tmp_path, clip):
+    place(clip, tmp_path / "a/x.mp4", tmp_path / "a/x.mov", tmp_path / "a/y.mp4", tmp_path / "b/x.mp4")
+    with pytest.raises(DataError, match=r"a/x.mov and a/x.mp4 would be extracted to one folder"):
+        prepare("folder", tmp_path, extract=True, workers=1)
+
+
+def test_an_interrupted_extraction_of_class_folders_goes_on(tmp_path, clip):
+    place(clip, *(tmp_path / name / f"{i}.mp4" for name in "ab" for i in range(2)))
+    jpegs(tmp_path / "frames/a/0")  # as far as it came
+    prepare("folder", tmp_path, extract=True, workers=1)
+    assert source("folder", tmp_path).classes == ("a", "b")

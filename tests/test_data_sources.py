@@ -179,6 +179,14 @@ def test_csv(tmp_path, clip):
         assert train.classes == ("jump, high", "run")
         assert names(train) == ["my clips/1.mp4", "2.mp4"] and names(val) == ["2.mp4"]
     assert train.open(0).num_frames == FRAMES
+    rows = [f"{i}.mp4,a,{split}" for i, split in enumerate(("train", "Val", "test"))]
+    table.write_text("\n".join(["path,label,split", *rows]))
+    assert names(source("csv", table, "val")) == ["1.mp4"], "test clips choose nothing where there are others"
+    table.write_text("\n".join(["path,label,split", rows[0], rows[2]]))
+    assert names(source("csv", table, "val")) == ["2.mp4"]
+    table.write_text("\n".join(["path,label,split", *rows, "3.mp4,a,dev"]))
+    with pytest.raises(DataError, match=r"clips.csv line 5: the split is 'dev': write one of train, "):
+        source("csv", table)
     table.write_text("path,label\n" + "".join(f"{i}.mp4,a\n" for i in range(10)))
     assert [len(source("csv", table, split)) for split in ("train", "val")] == [8, 2]
     (tmp_path / "train.csv").write_text("path,label\n2.mp4,run\n")
@@ -222,3 +230,13 @@ def test_check_as_a_command(tmp_path, clip):
     assert "1 of 2 clips are bad; training leaves them out" in done.stdout
     done = subprocess.run([*command, tmp_path / "no"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.startswith("trainers.check: there is no folder")
+
+
+def test_category_file_orders_the_classes_of_a_folder(tmp_path, clip):
+    place(clip, *(tmp_path / name / f"{i}.mp4" for name in ("sit", "jump") for i in range(2)))
+    assert source("folder", tmp_path).classes == ("jump", "sit")
+    (tmp_path / "category.txt").write_text("sit\njump\n")
+    assert source("folder", tmp_path).classes == ("sit", "jump")
+    (tmp_path / "category.txt").write_text("sit\nrun\n")
+    with pytest.raises(DataError, match=r"category.txt and the folders in .* differ in jump"):
+        source("folder", tmp_path)

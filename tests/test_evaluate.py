@@ -9,13 +9,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from datasets import place
 from parity import needs_goldens, state_dict
 
 import ffn
 from ffn.measure import gflops
 from trainers import report
 from trainers.data import create_source
-from trainers.evaluate import Settings, _predict, _seed, check_classes, load_network, main
+from trainers.evaluate import Settings, _predict, _seed, _separate, check_classes, load_network, main
 from trainers.outcome import Outcome, together
 
 
@@ -45,6 +46,10 @@ def test_separate_training_takes_the_nearest_network_and_ties_go_up():
     plain = {4: outcome([0], _4=[0], _6=[0], _9=[0]), 8: outcome([0], _4=[1], _6=[1], _9=[1])}
     separate = together(plain, lambda count: [ffn.flexible.nearest(plain, count)])
     assert separate.accuracy == {4: 100.0, 6: 0.0, 9: 0.0}
+    made = _separate({"a": (4, plain[4]), "b": (8, plain[8])})
+    assert made.accuracy == separate.accuracy
+    with pytest.raises(ValueError, match="c is a second at 8"):
+        _separate({"a": (4, plain[4]), "b": (8, plain[8]), "c": (8, plain[8])})
     ensemble = together(plain, lambda _: [4, 8])
     assert ensemble.probabilities[4].tolist() == [[0.5, 0.5, 0.0]]
 
@@ -165,6 +170,7 @@ def test_two_processes_count_every_clip_once(checkpoints, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        ([], "name at least one checkpoint"),
         (["none.safetensors"], "there is no checkpoint"),
         (["none.safetensors", "--cascade", "8", "4"], "a cascade needs frame counts that ascend"),
         (["none.safetensors", "--paper", "tsm"], "there is no recipe 'tsm'"),
@@ -175,6 +181,19 @@ def test_a_mistake_is_one_sentence(arguments, sentence, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
+
+
+def test_networks_that_held_out_other_clips_are_not_joined(tmp_path, clip, capsys):
+    place(clip, *(tmp_path / "data" / name / f"{i}.mp4" for name in "ab" for i in range(9)))
+    paths = []
+    for seed in (0, 1):
+        model = ffn.create_backbone("tsm_tiny", 2)
+        model.spec = replace(model.spec, classes=("a", "b"), frames=(4 + seed,))
+        paths.append(str(tmp_path / f"{seed}.safetensors"))
+        ffn.save(model, paths[-1], seed=seed)
+    options = ["--data", "folder", "--data-root", str(tmp_path / "data"), "--frames", "2", "--no-costs"]
+    assert main([*paths, *options, "--ensemble", "--workers", "0"]) == 2
+    assert "need checkpoints of one split" in capsys.readouterr().err
 
 
 def test_views_of_a_video_are_averaged_as_probabilities():

@@ -30,6 +30,12 @@ def tick_until(supervisor, condition, what, seconds=300):
         time.sleep(0.1)
 
 
+def test_options_may_hold_commas():
+    parsed = cluster.parse_options("partition=gpu, exclude=n1,n2,time=60,")
+    assert parsed == {"partition": "gpu", "exclude": "n1,n2", "time": "60"}
+    assert cluster.parse_options("") == {}
+
+
 @pytest.mark.slow
 def test_a_job_is_requeued_stopped_and_resumed(store, tmp_path):
     job = store.add(make_config(tmp_path / "runs" / "a", epochs=LONG, **SMALL), cluster="slurm")

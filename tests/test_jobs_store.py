@@ -45,6 +45,17 @@ def test_the_migrations_make_the_tables(store):
         assert compare_metadata(context, Base.metadata) == []
 
 
+def test_paths_are_told_from_anywhere(store, tmp_path, monkeypatch):
+    """The worker may run in another folder than the one that a job was asked for in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "start.safetensors").touch()
+    job = store.add(config(tmp_path, data="folder", data_root="clips", init="start.safetensors"))
+    stored = Config.from_json(job.config)
+    assert stored.dataset.data_root == tmp_path / "clips"
+    assert stored.network.init == str(tmp_path / "start.safetensors")
+    assert str(tmp_path / "clips") in job.command
+
+
 def test_several_processes_make_the_database_at_once(database):
     with ProcessPoolExecutor(4, SPAWN) as pool:
         assert list(pool.map(open_and_count, [database] * 4)) == [0] * 4

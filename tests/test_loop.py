@@ -126,6 +126,28 @@ def test_proportional_sampling_takes_one_count_a_step(tmp_path):
     one.observer = SimpleNamespace(step=lambda e, s, losses, lr: seen.append(*losses), epoch=lambda *_: None)
     one.fit()
     assert set(seen) == {"ce_2", "ce_4"} and len(seen) == 16
+    losses = [row["ce"] for row in one.progress.history if row["ce"] != ""]
+    assert min(losses) > 1, "the mean is over the steps that drew that count"
+
+
+def test_accumulation_draws_one_count_a_step(tmp_path):
+    settings = SMALL | {"accumulate": 4}
+    config = Config(out=tmp_path, method="proportional", frames=(2, 4)).with_fields(settings).resolved()
+    one = Trainer(config, Motion("train", 16, 32), Motion("val", 4, 32))
+    task = one.stages[0].task
+    assert all(len(one.step(task, batch)) == 1 for batch in one._batches(task))
+
+
+def test_an_early_stop_is_final(trainer):
+    settings = {"epochs": 9, "patience": 1, "lr": 1e-12, "val_clips": 4}
+    one = trainer(**settings)
+    one.fit()
+    epochs = one.progress.epoch
+    assert epochs < 9
+    again = trainer(**settings)
+    again.resume()
+    again.fit()
+    assert again.progress.epoch == epochs
 
 
 @pytest.mark.parametrize("switch", ["private_norms", "alteration", "share_weights"])

@@ -10,9 +10,10 @@ import time
 
 import pytest
 import torch
+from filelock import FileLock
 
 import ffn
-from trainers.run import main
+from trainers.run import main, parse
 from trainers.state import STOPPED
 
 SMALL = (
@@ -49,7 +50,7 @@ def test_a_run_leaves_everything(tmp_path):
             "results.png",
             "run.log",
         ),
-        *("run.log", "confusion_2.csv", "confusion_4.csv"),
+        *("run.log", "confusion_2.csv", "confusion_4.csv", ".lock"),
     }
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     assert [(row["epoch"], row["frames"]) for row in rows] == [("1", "2"), ("1", "4"), ("2", "2"), ("2", "4")]
@@ -91,7 +92,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(number, straight, tmp_path
     else:
         assert process.returncode == STOPPED
         assert f"python -m trainers.run --out {broken} --resume auto" in errors
-    assert torch.load(broken / "last.pt", weights_only=True)["progress"]["epoch"] >= 1  # nothing saved is lost
+    progress = torch.load(broken / "last.pt", weights_only=True)["progress"]
+    assert (progress["epoch"], progress["step"]) > (0, 0)  # nothing saved is lost
     resumed = subprocess.run(
         [sys.executable, "-m", "trainers.run", "--out", str(broken), "--resume", "auto"],
         env=env,
@@ -131,6 +133,42 @@ def test_mistakes_end_in_one_sentence(arguments, sentence, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert sentence in errors and len(errors.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_is_found_however_it_is_written(tmp_path, capsys):
+    printed = []
+    for recipe in (["--recipe", "tsm-ffn-ssv1"], ["--recipe=tsm-ffn-ssv1"]):
+        assert main([*recipe, "--data-root", str(tmp_path), "--print-config"]) == 0
+        printed.append(json.loads(capsys.readouterr().out))
+    assert printed[0] == printed[1] and printed[0]["model"] == "tsm_resnet50"
+
+
+def test_what_a_run_takes_when_it_goes_on(tmp_path):
+    """Where it runs may change; what it learns may not, and is not ignored either."""
+    assert run(tmp_path, "--epochs", 1).returncode == 0
+    assert parse(["--out", str(tmp_path), "--resume", "auto"]).optim.epochs == 1
+    changed = ["--workers", "3", "--accumulate", "2", "--clip-norm", "20"]
+    config = parse(["--out", str(tmp_path), "--resume", "auto", *changed])
+    assert (config.dataset.workers, config.optim.accumulate, config.optim.clip_norm) == (3, 2, 20)
+    assert config.frames == (2, 4)
+    with pytest.raises(ValueError, match=r"was begun with another .*--lr"):
+        parse(["--out", str(tmp_path), "--resume", "auto", "--lr", "0.1", "--epochs", "2"])
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    with FileLock(tmp_path / ".lock"):
+        done = run(tmp_path, "--epochs", 1)
+    assert done.returncode == 2 and "is in use by another run" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {".lock"}
+
+
+def test_a_full_disk_is_said_so(tmp_path):
+    limited = ["bash", "-c", 'ulimit -f 2000; trap "" XFSZ; exec "$@"', "-"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    line = [*limited, *command(tmp_path / "run", "--epochs", 1)]
+    done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert "last.pt cannot be written (is the disk full?)" in done.stderr
 
 
 def test_a_damaged_state_is_said_so(tmp_path):

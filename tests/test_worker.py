@@ -14,6 +14,7 @@ from job_configs import SMALL, make_config
 
 from trainers.jobs import processes
 from trainers.jobs.store import Store
+from trainers.worker import find_gpus
 
 LONG = 200  # epochs: more than any test waits for
 
@@ -115,6 +116,12 @@ def test_two_workers_share_one_queue_and_a_killed_headless_run_is_found(store, t
     for job in jobs:
         assert [event.kind for event in store.events(job)] == ["queued", "started", "succeeded"]
         assert os.path.exists(f"{store.get(job).out}/best.safetensors")
+
+
+@pytest.mark.parametrize("visible, gpus", [("", []), ("0,1", ["0", "1"]), ("-1", []), ("2,-1,3", ["2"])])
+def test_gpus_are_those_that_cuda_would_see(visible, gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert find_gpus() == gpus
 
 
 def test_mistakes_are_one_sentence(monkeypatch):

@@ -118,7 +118,7 @@ class Optimisation:
     epochs: int = 10
     """passes over the training clips, warm start included"""
     batch_size: int = 32
-    """videos per step over all processes; each gives one clip per frequency"""
+    """clips per step over all processes, at each frequency; a video counts as often as --repeats draws it"""
     accumulate: int = 1
     """parts that a batch is computed in, to need less memory; the step is the whole batch's"""
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -227,8 +227,8 @@ class Config:
         frames, warm_start, epochs = self.frames, self.loss.warm_start, self.optim.epochs
         if frames is not None and (not frames or min(frames) < 1 or len(set(frames)) < len(frames)):
             raise ValueError(f"frames must be different counts of at least 1, not {frames}")
-        if warm_start is not None and not 0 <= warm_start <= epochs:
-            raise ValueError(f"warm_start must lie between 0 and epochs ({epochs}), not {warm_start}")
+        if warm_start is not None and not 0 <= warm_start < epochs:
+            raise ValueError(f"warm_start must be at least 0 and below epochs ({epochs}), not {warm_start}")
         if self.dataset.data != "motion" and self.dataset.data_root is None:
             raise ValueError(f"data {self.dataset.data} needs the folder that it is in: add --data-root DIR")
         METHODS[self.method].check(self)

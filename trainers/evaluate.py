@@ -113,7 +113,7 @@ class Settings:
     crops: Literal[1, 3] = 1
     """1: the centre; 3: spread over the longer side, probabilities averaged"""
     ensemble: bool = False
-    """add a row for the mean of the plain checkpoints' predictions"""
+    """add a row for the mean of the plain checkpoints' predictions (those trained at one frame count)"""
     separate: bool = False
     """add a row that takes, at each frame count, the plain checkpoint trained nearest to it"""
     cascade: tuple[int, ...] = ()
@@ -143,6 +143,8 @@ class Settings:
 
     def check(self) -> None:
         """Raises ValueError, with one sentence, for a setting that cannot be."""
+        if not self.checkpoints:
+            raise ValueError("name at least one checkpoint")
         if min((*self.frames, self.views, self.batch_size), default=0) < 1 or not self.frames:
             raise ValueError("frames, views and batch_size must be at least 1")
         if self.cascade:
@@ -208,7 +210,7 @@ def compare(settings: Settings) -> report.Comparison:
     where = choose_device(distributed.start(settings.device))
     workers = default_workers(where) if settings.workers is None else settings.workers
     views = settings.views * settings.crops
-    outcomes, plain, costs, cascades = {}, {}, {}, {}
+    outcomes, plain, costs, cascades, held_out = {}, {}, {}, {}, set()
     for path in settings.checkpoints:
         name = name_of(path)
         if name in outcomes:
@@ -220,21 +222,35 @@ def compare(settings: Settings) -> report.Comparison:
             model, source, settings.counts, settings.batch_size, workers, name, settings.views, settings.crops
         )
         outcomes[name] = outcome
-        if not model.spec.flexible:
-            plain[model.spec.frames[0]] = outcome
+        if not model.spec.flexible and len(model.spec.frames) == 1:
+            plain[name] = model.spec.frames[0], outcome
+            held_out.add(tuple(source.name(i) for i in range(len(source))))
         if is_main() and (settings.costs or settings.cascade):
             costs[name] = measure_costs(model, settings.counts, views, where)
         if is_main() and settings.cascade:
             work = {row["frames"]: row["gflops"] for row in costs[name]}
             cascades[name] = outcome.cascade(settings.cascade, settings.confidence, work)
         distributed.wait()
+    if (settings.ensemble or settings.separate) and len(held_out) > 1:
+        raise ValueError("--ensemble and --separate need checkpoints of one split: their seeds differ")
     if settings.ensemble:
-        outcomes["ensemble"] = together(plain, lambda _: list(plain))
+        everything = {name: outcome for name, (_, outcome) in plain.items()}
+        outcomes["ensemble"] = together(everything, lambda _: list(everything))
     if settings.separate:
-        outcomes["separate training"] = together(plain, lambda count: [nearest(plain, count)])
+        outcomes["separate training"] = _separate(plain)
     paper = RECIPES[settings.paper].paper if settings.paper else None
     classes = source.classes if settings.by_class else ()
     return report.Comparison(outcomes, costs, cascades, paper, describe(where), views, classes)
+
+
+def _separate(plain: dict[str, tuple[int, Outcome]]) -> Outcome:
+    """At each frame count, what the checkpoint trained nearest to it says; raises ValueError if two are."""
+    by_count = {}
+    for name, (count, outcome) in plain.items():
+        if count in by_count:
+            raise ValueError(f"--separate takes one checkpoint a frame count; {name} is a second at {count}")
+        by_count[count] = outcome
+    return together(by_count, lambda count: [nearest(by_count, count)])
 
 
 def _seed(settings: Settings, path: Path) -> int:

@@ -134,14 +134,15 @@ class Trainer:
         progress, patience = self.progress, self.config.optim.patience
         with StopRequest() as stop:
             while progress.epoch < self.config.optim.epochs:
-                started = time.monotonic()
-                self._train_epoch(stop)
-                self._record(self._validate(), time.monotonic() - started)
-                progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, {}
-                self.save()
                 if patience and progress.epoch - progress.best_epoch >= patience:
                     log.info("no better mean accuracy for %d epochs: stopped early", patience)
                     break
+                started = time.monotonic()
+                self._train_epoch(stop)
+                self.save()  # validation may take longer than a run that is stopped is given
+                self._record(self._validate(), time.monotonic() - started)
+                progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, {}
+                self.save()
 
     def _stage(self) -> tuple[Stage, bool]:
         """The stage of this epoch, and whether it begins with it."""
@@ -161,7 +162,7 @@ class Trainer:
         if config.optim.partial_bn:
             freeze_norms(self.model)
         title = f"epoch {progress.epoch + 1}/{config.optim.epochs}"
-        saved = time.monotonic()
+        saved, bad = time.monotonic(), 0
         with tqdm(
             self._batches(stage.task),
             title,
@@ -172,16 +173,15 @@ class Trainer:
             disable=not is_main(),
         ) as bar:
             for batch in bar:
-                self._report_bad(batch)
+                bad += len(batch.failures)
+                for failure in batch.failures:
+                    log.warning("left out: %s", failure)
                 due = is_main() and time.monotonic() - saved > 60 * config.machine.save_minutes
                 empty, stopping, saving = total([len(batch.labels) == 0, bool(stop.signal), due], self.device)
                 losses = {} if empty else self.step(stage.task, batch)
                 progress.step += 1
-                for name, value in losses.items():
-                    progress.losses[name] = progress.losses.get(name, 0.0) + value
-                bar.set_postfix_str(
-                    " ".join(f"{k} {v / progress.step:.2f}" for k, v in progress.losses.items())
-                )
+                progress.add(losses)
+                bar.set_postfix_str(" ".join(f"{k} {v:.2f}" for k, v in progress.mean_losses.items()))
                 if self.observer and is_main() and losses:
                     lr = self.schedule.get_last_lr()[0]
                     self.observer.step(progress.epoch + 1, progress.step, losses, lr)
@@ -190,6 +190,8 @@ class Trainer:
                     saved = time.monotonic()
                 if stopping:
                     raise Stopped(stop.signal)
+        if all_bad := int(total([bad], self.device)[0]):
+            log.warning("%d training clips could not be read and took no part", all_bad)
 
     def _batches(self, task: Task) -> Iterator[Batch]:
         config, progress = self.config, self.progress
@@ -206,18 +208,14 @@ class Trainer:
         size = config.optim.batch_size
         return train_batches(clips, size, self.workers, progress.step, rank(), world(), repeats)
 
-    def _report_bad(self, batch: Batch) -> None:
-        for failure in batch.failures:
-            self.progress.bad_clips += 1
-            log.warning("left out: %s", failure)
-
     def step(self, task: Task, batch: Batch) -> dict[str, float]:
         """One optimiser step on uint8 clips; the losses by name and frame count, as in ``{"ce_16": 1.2}``."""
-        rng = np.random.default_rng((self.config.seed, self.progress.epoch, self.progress.step))
-        clips, labels = self._to_device(batch, rng)
+        draws = (self.config.seed, self.progress.epoch, self.progress.step)
+        clips, labels = self._to_device(batch, np.random.default_rng((*draws, 0)))
         self.optimizer.zero_grad(set_to_none=True)
         losses = defaultdict(float)
         for share, part, part_labels in self._parts(clips, labels):
+            rng = np.random.default_rng((*draws, 1))  # the same for every part
             for term in task.losses(self._forward, part, part_labels, rng):
                 self.scaler.scale(term.total * share).backward()
                 for name, loss in term.losses.items():
@@ -262,7 +260,8 @@ class Trainer:
         more = ", ..." if len(batch.indices) > 4 else ""
         raise TrainingError(
             f"the loss is not finite at {where} ({losses}; clips {names}{more}); "
-            "OUT/last.pt is from before: try a lower --lr, --clip-norm 20 or --precision fp32"
+            "OUT/last.pt is from before: resume with --clip-norm 20 or --precision fp32, or start anew with a "
+            "lower --lr"
         )
 
     def _validate(self) -> Outcome:
@@ -273,7 +272,7 @@ class Trainer:
     def _record(self, outcome: Outcome, seconds: float) -> None:
         """Metrics, the logged line, and the best checkpoint: by mean accuracy over the frequencies."""
         progress, out, epoch = self.progress, self.config.out, self.progress.epoch + 1
-        losses = {name: value / max(progress.step, 1) for name, value in progress.losses.items()}
+        losses = progress.mean_losses
         mean = sum(outcome.accuracy.values()) / len(outcome.accuracy)
         better = mean > progress.best
         if better:
@@ -282,7 +281,7 @@ class Trainer:
             return
         rows = self._rows(outcome, losses, seconds)
         progress.history += rows
-        report.write_metrics(out / "metrics.csv", progress.history)
+        report.write_rows(out / "metrics.csv", progress.history)
         if better:
             config = self.config
             notes = {"epoch": epoch, "seed": config.seed, "data": config.dataset.data, "method": config.method}

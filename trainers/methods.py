@@ -188,6 +188,8 @@ class TwoCounts(Plain):
     def check(self, config) -> None:
         if config.frames and len(config.frames) != 2:
             raise ValueError(f"method {config.method} trains at two frame counts, as in --frames 4 16")
+        if config.loss.warm_start:
+            raise ValueError(f"method {config.method} has no warm start: leave --warm-start away")
 
     def stages(self, config) -> list[Stage]:
         frames, loss = tuple(sorted(config.frames)), config.loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -83,8 +83,8 @@ class Cascade:
     gflops: float
 
 
-def together(outcomes: dict[int, Outcome], members: Callable[[int], list[int]]) -> Outcome:
-    """At each frame count, the mean prediction of the ``members``, named by the counts they are trained at.
+def together(outcomes: dict[Hashable, Outcome], members: Callable[[int], list[Hashable]]) -> Outcome:
+    """At each frame count, the mean prediction of its ``members``, keys of ``outcomes``.
 
     Raises:
         ValueError: if there are no outcomes, or they are of different clips.

@@ -7,6 +7,7 @@ Writes ``category.txt`` and a list of lines ``path num_frames label`` per split 
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -24,11 +25,9 @@ from ffn.checkpoint import write_atomically
 from ffn.video import VideoError, open_video
 from trainers.check import in_parallel
 from trainers.data.files import VIDEO_SUFFIXES, DataError
-from trainers.data.folder import read_folder
+from trainers.data.folder import FRAMES, read_folder
 from trainers.data.frame_folder import open_frames
 from trainers.data.layouts import CLASS_FILE, LAYOUTS, find_list
-
-FRAMES = "frames"  # folder of extracted frames
 
 
 class Clip(NamedTuple):
@@ -175,6 +174,8 @@ class Storage:
                 None,
             )
         except (VideoError, OSError, cv2.error) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise
             return name, 0, str(error)
 
     def _extracted(self, path: Path) -> Path:
@@ -188,7 +189,7 @@ class Storage:
         for number, frame in enumerate(open_video(path).frames(self.short_side), 1):
             file = partial_folder / self.templates[0].format(number)
             if not cv2.imwrite(str(file), frame[..., ::-1]):
-                raise OSError(f"cannot write {file}: is the disk full?")
+                raise DataError(f"cannot write {file}: is the disk full? Run again to go on")
         os.replace(partial_folder, target)
         return target
 
@@ -221,6 +222,8 @@ def prepare(
         raise DataError(
             f"{data_root} holds none of the clips, {next(iter(places)).names[0]} for one: put them there"
         )
+    if extract:
+        _check_stems(found)
     title = "extracting" if extract else "counting frames"
     measured = {
         place: result
@@ -230,6 +233,15 @@ def prepare(
     for stem, clips in splits.items():
         _write(data_root / f"{stem}.txt", list(_lines(clips, classes, places, measured)))
     _summarise(places, measured)
+
+
+def _check_stems(places: Sequence[str]) -> None:
+    """Refuse videos whose frames would go to one folder."""
+    stems = {}
+    for place in places:
+        other = stems.setdefault(Path(place).with_suffix(""), place)
+        if other != place:
+            raise DataError(f"{other} and {place} would be extracted to one folder: rename one of them")
 
 
 def _lines(clips: Sequence[Clip], classes: list[str], places: dict, measured: dict) -> Iterator[str]:

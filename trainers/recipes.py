@@ -37,7 +37,8 @@ UNIFORMER = PAPER | {
     "schedule": "cosine",
     "final_lr": 1e-6,
 }
-UNIFORMER |= {"warmup_epochs": 5.0, "warmup_lr": 1e-6, "weight_decay": 0.05, "batch_size": 32, "dropout": 0.0}
+UNIFORMER |= {"warmup_epochs": 5.0, "warmup_lr": 1e-6, "weight_decay": 0.05, "batch_size": 64, "dropout": 0.0}
+# 32 videos a step, as released, each of them twice.
 UNIFORMER |= {"drop_path": 0.2, "augment": "randaugment", "repeats": 2, "mixup": 0.8, "cutmix": 1.0}
 UNIFORMER |= {"label_smoothing": 0.1, "init": "kinetics600"}
 

@@ -157,11 +157,6 @@ def write_rows(path: Path, rows: list[dict]) -> None:
     write_atomically(path, write)
 
 
-def write_metrics(path: Path, history: list[dict]) -> None:
-    """metrics.csv: one row per epoch and frame count."""
-    write_rows(path, history)
-
-
 def write_results(folder: Path, name: str, model, frames, outcome: Outcome, history, paper=None) -> None:
     """results.json and results.png: accuracy over frame counts; confusion_T.csv for each training frequency.
 

@@ -79,7 +79,7 @@ def _ensemble(checkpoints: list[Path], folder: Path, clips: int | None, cache: P
 
 
 def main(
-    out: Path = Path("runs/reproduce"),
+    out: Path | None = None,
     only: tuple[str, ...] = tuple(NETWORKS),
     seeds: tuple[int, ...] = (0, 1, 2),
     quick: bool = False,
@@ -92,7 +92,8 @@ def main(
     Interrupted, it goes on where it was when started again; tables of what is there are written after each run.
 
     Args:
-        out: folder of the runs, results.md, results.csv and figures.
+        out: folder of the runs, results.md, results.csv and figures; default: runs/reproduce or, quick,
+            runs/reproduce-quick.
         only: networks to train.
         seeds: seeds of the main table; the other tables use the first.
         quick: a few clips and one epoch: every table in minutes, with numbers that mean nothing.
@@ -103,6 +104,7 @@ def main(
     unknown = set(only) - NETWORKS.keys()
     if unknown or not seeds:
         raise ValueError(f"--only takes {', '.join(NETWORKS)}, and --seeds at least one number")
+    out = out or Path("runs/reproduce-quick" if quick else "runs/reproduce")
     size = QUICK if quick else FULL
     plan = list(runs(seeds[:1] if quick else seeds, only, size))
     cores = os.cpu_count() or 1
@@ -132,10 +134,14 @@ def _train_all(plan: list[Run], out: Path, cache: Path, jobs: int, threads: int,
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(plan), unit="run") as bar:
         for run in plan:
             started[run.name] = pool.submit(finish, run)
-        for done in as_completed(started.values()):
-            done.result()
-            bar.update()
-            write(out, Results.read(out, plan), about)
+        try:
+            for done in as_completed(started.values()):
+                done.result()
+                bar.update()
+                write(out, Results.read(out, plan), about)
+        except BaseException:  # Ctrl-C: what runs has got it too, saves and ends; nothing else is begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return [problem for done in started.values() if (problem := done.result())]
 
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 
 import tyro
+from filelock import FileLock, Timeout
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import ffn
 from ffn.checkpoint import write_atomically
 from trainers import distributed, report
-from trainers.config import Config
+from trainers.config import Config, Machine
 from trainers.data import create_source
 from trainers.evaluate import evaluate, sweep
 from trainers.jobs.record import Recorder
@@ -28,15 +31,26 @@ from trainers.state import STOPPED, Stopped
 
 log = logging.getLogger("trainers")
 
+# What may differ when a run goes on: where it runs, not what it learns.
+MOVABLE = {field.name for field in fields(Machine)}
+MOVABLE |= {"data_root", "cache", "workers", "max_bad", "accumulate", "clip_norm", "patience"}
+
 
 def run(config: Config, recorder: Recorder) -> None:
     """Train as ``config`` (resolved) says, from the start or OUT/last.pt on, then measure over frame counts."""
     train, val = sources(config)
     trainer = Trainer(config, train, val, recorder)
+    with _alone(config.out):
+        _run(config, trainer, recorder)
+
+
+def _run(config: Config, trainer: Trainer, recorder: Recorder) -> None:
+    train, val = trainer.train, trainer.val
     if config.resume != "never":
         trainer.resume()
-    elif distributed.is_main():
-        write_atomically(config.out / "config.json", lambda partial: partial.write_text(config.to_json()))
+    if distributed.is_main():
+        text = replace(config, resume="never").to_json()
+        write_atomically(config.out / "config.json", lambda partial: partial.write_text(text))
     distributed.wait()
     with _logging(config.out / "run.log"):
         for line in [*trainer.notes, *_skipped(train, "training"), *_skipped(val, "validation")]:
@@ -46,7 +60,7 @@ def run(config: Config, recorder: Recorder) -> None:
         trainer.fit()
         _measure(config, trainer, val)
         if distributed.is_main():
-            recorder.end({})
+            recorder.end()
 
 
 def sources(config: Config) -> tuple:
@@ -73,7 +87,8 @@ def _measure(config: Config, trainer: Trainer, val) -> None:
     distributed.wait()
     best = ffn.load(config.out / "best.safetensors").to(trainer.device)
     counts = sorted({*sweep(config.frames), *config.frames})
-    outcome = evaluate(best, val, counts, config.optim.batch_size, trainer.workers, "measuring")
+    size = max(1, config.optim.batch_size // distributed.world())
+    outcome = evaluate(best, val, counts, size, trainer.workers, "measuring")
     if not distributed.is_main():
         return
     name = f"{config.model} {config.method} {'/'.join(map(str, config.frames))}"
@@ -87,13 +102,27 @@ def _measure(config: Config, trainer: Trainer, val) -> None:
 def _logging(path: Path) -> logging_redirect_tqdm:
     """Log to the terminal, above its progress bar, and to ``path``; only the main process speaks."""
     log.handlers.clear()
-    log.setLevel(logging.INFO if distributed.is_main() else logging.ERROR)
+    log.setLevel(logging.INFO if distributed.is_main() else logging.WARNING)
     log.addHandler(logging.StreamHandler(sys.stdout))
     if distributed.is_main():
         file = logging.FileHandler(path, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(file)
     return logging_redirect_tqdm([log])
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the run folder ``out``: two runs in it would write over each other's files."""
+    if not distributed.is_main():  # which holds it for all
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(f"{out} is in use by another run: wait for it, or name another --out") from error
 
 
 def parse(arguments: list[str]) -> Config:
@@ -103,7 +132,8 @@ def parse(arguments: list[str]) -> Config:
         ValueError: with one sentence, for a field that cannot be, or a folder that does not suit.
     """
     arguments = _with_value(arguments)
-    default = Config.from_recipe(_value_of("--recipe", arguments)) if "--recipe" in arguments else Config()
+    recipe = _value_of("--recipe", arguments)
+    default = Config() if recipe is None else Config.from_recipe(recipe)
     config = tyro.cli(Config, args=arguments, default=default, prog="python -m trainers.run")
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):  # torchrun starts the processes that failed anew
         config = replace(config, resume="auto")
@@ -120,7 +150,21 @@ def parse(arguments: list[str]) -> Config:
             raise ValueError(f"{config.out} holds no run to resume: leave --resume away to start one")
         return replace(config, resume="never")
     stored = Config.from_json((config.out / "config.json").read_text())
+    stored = _with_changes(stored, asked.flat(), default.flat(), config.out)
     return replace(stored, out=config.out, resume="always")
+
+
+def _with_changes(stored: Config, asked: dict, default: dict, out: Path) -> Config:
+    """``stored`` with what the command line asks for besides, as far as a run that has begun can take it."""
+    changes = {name: value for name, value in asked.items() if value != default[name]}
+    fixed = {n: value for n, value in stored.flat().items() if n not in (*MOVABLE, "out", "resume")}
+    refused = [f"--{n.replace('_', '-')}" for n in fixed if n in changes and changes[n] != fixed[n]]
+    if refused:
+        raise ValueError(
+            f"{out} was begun with another {', '.join(refused)}: leave that away to go on as it was, or start "
+            "anew in another --out"
+        )
+    return stored.with_fields({name: value for name, value in changes.items() if name in MOVABLE})
 
 
 def _with_value(arguments: list[str]) -> list[str]:
@@ -131,9 +175,13 @@ def _with_value(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def _value_of(flag: str, arguments: list[str]) -> str:
-    i = arguments.index(flag)
-    return arguments[i + 1] if i + 1 < len(arguments) else ""
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    """What follows ``flag``, after a space or ``=``; None without the flag."""
+    for i, argument in enumerate(arguments):
+        name, joined, value = argument.partition("=")
+        if name == flag:
+            return value if joined else "".join(arguments[i + 1 : i + 2])
+    return None
 
 
 def _list_recipes() -> None:
@@ -172,6 +220,10 @@ def main(arguments: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BaseException as error:  # a fault of ours, or no memory: the traceback is for the log
+        if distributed.is_main():
+            recorder.fail(" ".join(str(error).split()) or type(error).__name__)
+        raise
     finally:
         distributed.stop()
     return 0

@@ -17,6 +17,7 @@ import tyro
 
 import ffn
 from ffn.checkpoint import read_metadata, write_atomically
+from ffn.device import choose_device
 from ffn.measure import count_parameters, gflops
 from trainers import report
 from trainers.config import Config
@@ -49,7 +50,8 @@ def ship(run: Path, out: Path, clips: int | None = None) -> None:
     model = ffn.load(out)
     counts = sorted({*sweep(config.frames), *config.frames})
     _, val = sources(config)
-    outcome = evaluate(model, val, counts, config.optim.batch_size)
+    outcome = evaluate(model.to(choose_device("auto")), val, counts, config.optim.batch_size)
+    model.to("cpu")
     text = card(out, model, outcome, config, str(trained), run)
     write_atomically(out.with_suffix(".md"), lambda partial: partial.write_text(text, encoding="utf-8"))
 
@@ -98,7 +100,8 @@ def commands(run: Path) -> list[str]:
     config = Config.from_json((run / "config.json").read_text())
     kept = {name: value for name, value in config.flat().items() if name not in BESIDE}
     start = Path(config.network.init or "")
-    before = commands(start.parent) if (start.parent / "config.json").exists() else []
+    trained = config.network.init and (start.parent / "config.json").exists()
+    before = commands(start.parent) if trained else []
     out = f"runs/{run.name}"
     if before:
         kept["init"] = f"runs/{start.parent.name}/{start.name}"

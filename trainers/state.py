@@ -35,12 +35,20 @@ class Progress:
     """highest mean accuracy (%) over the validated frame counts so far"""
     best_epoch: int = 0
     """epochs done when it was reached"""
-    bad_clips: int = 0
-    """clips that could not be read and were left out of their batches"""
-    losses: dict[str, float] = field(default_factory=dict)
-    """this epoch's loss terms, summed over the steps done"""
+    losses: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """this epoch's loss terms: each one's sum, and over how many steps"""
     history: list[dict] = field(default_factory=list)
     """the rows of metrics.csv"""
+
+    def add(self, losses: dict[str, float]) -> None:
+        """Count a step's losses in."""
+        for name, value in losses.items():
+            before, steps = self.losses.get(name, (0.0, 0))
+            self.losses[name] = before + value, steps + 1
+
+    @property
+    def mean_losses(self) -> dict[str, float]:
+        return {name: value / steps for name, (value, steps) in self.losses.items()}
 
 
 def save_state(path: Path, progress: Progress, generators: list[dict], **parts) -> None:
@@ -48,7 +56,10 @@ def save_state(path: Path, progress: Progress, generators: list[dict], **parts) 
     state = {name: part.state_dict() for name, part in parts.items()}
     state["progress"] = vars(progress)
     state["generators"] = generators
-    write_atomically(path, lambda partial: torch.save(state, partial))
+    try:
+        write_atomically(path, lambda partial: torch.save(state, partial))
+    except RuntimeError as error:  # what torch.save makes of a full disk
+        raise OSError(f"{path} cannot be written (is the disk full?): {error}") from error
 
 
 def load_state(path: Path, device: torch.device, **parts) -> tuple[Progress, list[dict]]:

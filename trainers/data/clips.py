@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -122,13 +123,8 @@ def _read_once(video, chosen: dict[int, list[list[int]]]) -> tuple[np.ndarray, d
 
 def _sided(classes: Iterable[str]) -> str | None:
     """The first class, if any, whose name tells left from right."""
-    sides = ("left", "right", "clockwise")
-    return next((name for name in classes if any(side in name.lower() for side in sides)), None)
-
-
-def steps_per_epoch(clips: int, batch_size: int, repeats: int = 1) -> int:
-    """Full batches that so many training clips fill."""
-    return clips * repeats // batch_size
+    side = re.compile(r"(?<![a-z])(left|right|(counter|anti)?-?clockwise)(?![a-z])", re.IGNORECASE)
+    return next(filter(side.search, classes), None)
 
 
 def train_batches(

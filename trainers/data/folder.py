@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trainers.data.files import VIDEO_SUFFIXES, DataError, Entry, split_by_seed
 
+FRAMES = "frames"
+"""the folder that trainers.prepare extracts frames into"""
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validate", "validation", "test")}
 
 
@@ -16,14 +18,25 @@ def split_path(root: Path, split: str, suffix: str = "") -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
-def read_folder(root: Path, split: str, share: float, seed: int) -> tuple[Sequence[str], list[Entry]]:
-    """Classes and clips of one split; without a folder for ``val``, a ``share`` of the clips is held out.
+def read_folder(
+    root: Path, split: str, share: float, seed: int, order: list[str] | None = None
+) -> tuple[Sequence[str], list[Entry]]:
+    """Classes, in ``order`` if given, and clips of one split; without ``val``, a ``share`` is held out.
 
     Raises:
-        DataError: if there are no classes, a class has no clips, or ``val`` has a class that ``train`` has not.
+        DataError: if there are no classes, a class has no clips, ``val`` has a class that ``train`` has not,
+            or ``order`` does not name the classes.
     """
     train, val = split_path(root, "train"), split_path(root, "val")
     classes = class_names(train or root)
+    if order is not None:
+        if sorted(order) != classes:
+            different = sorted({*order} ^ {*classes}) or order
+            raise DataError(
+                f"category.txt and the folders in {train or root} differ in {different[0]}: the file needs one "
+                "line a folder; correct it, or remove it for alphabetical order"
+            )
+        classes = order
     if val is None:
         return classes, split_by_seed(_clips(root, train or root, classes), split, share, seed)
     if train is None:
@@ -37,11 +50,17 @@ def read_folder(root: Path, split: str, share: float, seed: int) -> tuple[Sequen
 
 
 def class_names(folder: Path) -> list[str]:
-    """The folders of ``folder``, in order; hidden ones left out."""
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """The folders of ``folder``, in order; hidden ones left out, and frames that trainers.prepare extracts."""
+    folders = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    names = sorted(p.name for p in folders if p.name != FRAMES or any(_videos(p)))
     if not names:
         raise DataError(f"{folder} holds no folders of classes: put the clips into {folder.name}/<class>/")
     return names
+
+
+def _videos(folder: Path) -> Iterator[Path]:
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    return (path for path in files if not path.name.startswith("."))
 
 
 def _clips(root: Path, folder: Path, classes: list[str], may_lack: bool = False) -> list[Entry]:
@@ -49,8 +68,7 @@ def _clips(root: Path, folder: Path, classes: list[str], may_lack: bool = False)
     for label, name in enumerate(classes):
         if may_lack and not (folder / name).is_dir():
             continue
-        paths = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
-        paths = [path for path in paths if not path.name.startswith(".")]
+        paths = sorted(_videos(folder / name))
         if not paths:
             raise DataError(
                 f"{folder / name} holds no clips (.mp4, .webm, .mkv ...): add some or remove the folder"

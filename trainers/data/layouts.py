@@ -53,7 +53,7 @@ def read_clips(
     if layout.kind == "folder":
         if not root.is_dir():
             raise DataError(f"{root} is no folder: --data-root names a folder of clips (or use --data csv)")
-        return read_folder(root, split, val_share, seed)
+        return read_folder(root, split, val_share, seed, read_categories(root))
     ending = layout.lists[0].format(fold=fold)
     raise DataError(f"{root} holds no {split}{ending}: make the lists with python -m trainers.prepare")
 
@@ -168,9 +168,19 @@ def _read_csv(root: Path, split: str, share: float, seed: int) -> tuple[Sequence
     if train != val:
         return classes, entries
     if any(row.get("split") for _, row in rows):
-        names = SPLIT_NAMES[split]
-        return classes, [e for e, (_, row) in zip(entries, rows, strict=True) if row["split"] in names]
+        splits = [_csv_split(f"{path.name} line {number}", row) for number, row in rows]
+        names = set(SPLIT_NAMES[split])
+        if names & set(splits) != {"test"}:  # which stands for validation only where there is no other
+            names -= {"test"}
+        return classes, [entry for entry, name in zip(entries, splits, strict=True) if name in names]
     return classes, split_by_seed(entries, split, share, seed)
+
+
+def _csv_split(where: str, row: dict[str, str]) -> str:
+    name, known = (row["split"] or "").strip().lower(), [n for names in SPLIT_NAMES.values() for n in names]
+    if name not in known:
+        raise DataError(f"{where}: the split is {name!r}: write one of {', '.join(known)}")
+    return name
 
 
 def _csv_file(root: Path, split: str) -> Path:

@@ -101,8 +101,8 @@ class Recorder:
         best = sum(top1) / len(top1) if top1 else None
         self._measured(measured, epoch=epoch, step=epoch * self._steps, epochs_done=epoch, best=best)
 
-    def end(self, results: dict) -> None:
-        """The run is done; ``results`` as in results.json."""
+    def end(self) -> None:
+        """The run is done."""
         self._over("succeeded", "")
 
     def fail(self, error: str) -> None:

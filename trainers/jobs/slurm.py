@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -188,6 +190,11 @@ def name_of(job: Job) -> str:
     return f"ffn-{job.id}-{Path(job.out).name}"
 
 
+def parse_options(text: str) -> dict[str, str]:
+    """Names and values in ``name=value,name=value``; a value may hold commas, as lists of nodes do."""
+    return dict(re.findall(r"(\w+)=(.*?)\s*(?:,\s*(?=\w+=)|,?$)", text.strip()))
+
+
 def submit(job: Job) -> str:
     """Hand a job to the cluster; its number there. Raises whatever submitit, sbatch or the folder raises."""
     import submitit
@@ -195,9 +202,7 @@ def submit(job: Job) -> str:
     options = {"time": 24 * 60, "job_name": name_of(job), "nodes": job.nodes, "ntasks_per_node": 1}
     if job.devices:
         options["gpus_per_node"] = job.devices
-    asked = dict(
-        part.strip().split("=", 1) for part in os.environ.get("FFN_SLURM", "").split(",") if part.strip()
-    )
+    asked = parse_options(os.environ.get("FFN_SLURM", ""))
     options |= {name: int(asked.pop(name)) for name in ("time", "cpus_per_task") if name in asked}
     folder = Path(job.out) / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +217,10 @@ def submit(job: Job) -> str:
 def squeue() -> dict[str, tuple[str, str]] | None:
     """State and name of each of this user's jobs that the cluster still knows; None if it does not answer."""
     command = ["squeue", "--me", "--noheader", "--states=all", "--format=%i %T %j"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        return None
     if done.returncode:
         return None
     parts = (line.split(maxsplit=2) for line in done.stdout.splitlines())
@@ -220,7 +228,8 @@ def squeue() -> dict[str, tuple[str, str]] | None:
 
 
 def scancel(job: Job, *options: str) -> None:
-    subprocess.run(["scancel", *options, job.cluster_job], capture_output=True, check=False, timeout=60)
+    with suppress(subprocess.TimeoutExpired):  # it is asked again, or the job is killed in the end
+        subprocess.run(["scancel", *options, job.cluster_job], capture_output=True, check=False, timeout=60)
 
 
 def exit_file(out: str, cluster_job: str) -> Path:

@@ -11,7 +11,6 @@ import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -350,7 +349,11 @@ class Store:
 
 def described(config: Config) -> dict:
     """The columns of a job that its configuration determines."""
-    config = replace(config, out=Path(config.out).resolve())  # the worker may run in another folder
+    # The worker may run in another folder.
+    paths = {name: getattr(config.dataset, name) for name in ("data_root", "cache")} | {"out": config.out}
+    config = config.with_fields({name: Path(path).resolve() for name, path in paths.items() if path})
+    if config.network.init and Path(config.network.init).is_file():
+        config = config.with_fields({"init": str(Path(config.network.init).resolve())})
     text = config.to_json()
     shown = {name: json.loads(text)[name] for name in ("model", "data", "method", "recipe", "epochs")}
     return {"config": text, "command": config.command(), "out": str(config.out), **shown}
