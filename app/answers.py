@@ -102,8 +102,9 @@ class Answers:
     def _cascade(
         self, entry: Entry, clip: LoadedClip, confidence: float, counts: tuple[int, ...] | None = None
     ) -> list[Stage]:
-        """``counts`` default to the training frequencies; ValueError if they do not ascend."""
-        counts = counts or (entry.frames if len(entry.frames) > 1 else (4, 8, 16))
+        """``counts`` default to the training frequencies that are kept; ValueError if they do not ascend."""
+        trained = tuple(count for count in entry.frames if count in COUNTS)
+        counts = counts or (trained if len(trained) > 1 else (4, 8, 16))
         check_cascade(counts, confidence)
         network = self._network(entry)
         _, tried = cascade(network.predictor, clip, counts, confidence, TOP)

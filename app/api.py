@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 
 import gradio as gr
@@ -28,6 +29,11 @@ stages = client.predict(clip, confidence=0.9, network="", api_name="/cascade")
 """
 
 
+HERE = "http://127.0.0.1:7860"
+ADDRESS = f"() => {json.dumps(EXAMPLE)}.replace({json.dumps(HERE)}, location.origin + location.pathname)"
+"""for the page: the example, with the address at which the visitor sees it"""
+
+
 class Endpoints:
     """What programs call: plain values in, JSON out, and gr.Error with one sentence for what is wrong."""
 
@@ -36,9 +42,10 @@ class Endpoints:
 
     def networks(self) -> list[dict]:
         """Every network that the other endpoints take by name, the first being theirs without one."""
+        first = self._networks.first()
         return [
             {"name": e.name, "model": e.model, "frames": list(e.frames), "flexible": e.flexible}
-            for e in self._networks.list()
+            for e in sorted(self._networks.list(), key=lambda entry: entry != first)
         ]
 
     def predict(self, video: str, frames: float, network: str) -> dict:
@@ -84,13 +91,15 @@ class Endpoints:
         return pair, self._answers.clip(video, self._answers.cut(pair))
 
 
-def page(answers: Answers, limits: dict) -> None:
-    """The tab for programs: an example to copy, and the endpoints.
+def page(answers: Answers, limits: dict) -> gr.Code:
+    """The tab for programs: an example to copy, which is returned, and the endpoints.
 
     The endpoints' components never show; they are here because, unlike ``gr.api``, they refuse the path of a
     file that the caller did not upload.
     """
-    gr.Code(EXAMPLE, language="python", label="pip install gradio_client", interactive=False, elem_id="code")
+    code = gr.Code(
+        EXAMPLE, language="python", label="pip install gradio_client", interactive=False, elem_id="code"
+    )
     endpoints = Endpoints(answers)
     video = gr.File(label="video", visible=False)
     frames = gr.Number(8, label="frames", visible=False)
@@ -109,6 +118,7 @@ def page(answers: Answers, limits: dict) -> None:
         video.upload(
             sentences(function), inputs, answer, api_name=name, api_description=function.__doc__, **limits
         )
+    return code
 
 
 def _top(prediction: Prediction | None) -> list[dict] | None:

@@ -71,6 +71,10 @@ def _work(sender: Connection, megabytes: float, function: Callable, arguments: t
         answer = Refused, str(error)
     except (MemoryError, cv2.error) as error:
         answer = (MemoryError, "") if _out_of_memory(error) else (Refused, "it cannot be decoded")
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):  # as PyTorch says it
+            raise
+        answer = MemoryError, ""
     with contextlib.suppress(BrokenPipeError):
         sender.send(answer)
 

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from cachetools import LRUCache, cached
@@ -22,6 +23,7 @@ from ffn.preprocess import Preprocess
 UPLOADED = "uploaded: "
 MEASURE = 0.05  # seconds for the latency of one frame count
 LOAD_SECONDS, LOAD_MB = 60, 4000  # what reading an uploaded checkpoint may take
+MOST_PIXELS = 512  # of the short side of the frames that an uploaded network is given
 _SWITCHES = ("share_weights", "private_norms", "alteration")  # of FrameFlexible; they add no multiply-adds
 _GFLOPS: dict[tuple, float] = {}  # by kind of network and frame count: slow to find, and the same for all
 PICKLES = (".pth", ".pt", ".tar", ".pyth", ".pkl")
@@ -149,7 +151,7 @@ class Networks:
         return self._load(entry.path, self._settings.device)
 
     def accept(self, path: Path) -> Entry:
-        """The entry of an uploaded checkpoint: ours, or a released one, which is converted beside it.
+        """The entry of an uploaded checkpoint: ours, or a released one, in whose place ours is put.
 
         A child process reads it first, for a stranger's header may describe a network of any size.
 
@@ -162,41 +164,52 @@ class Networks:
                 f"{path.name} has {megabytes:.0f} MB; at most {self._settings.max_checkpoint_mb:g} MB are taken"
             )
         try:
-            ours = child.run(convert, path, seconds=LOAD_SECONDS, megabytes=LOAD_MB)
+            child.run(convert, path, seconds=LOAD_SECONDS, megabytes=LOAD_MB)
         except child.Refused as error:
             raise ffn.CheckpointError(str(error).replace(str(path), path.name)) from None
-        except (TimeoutError, MemoryError, ChildProcessError):
+        except (TimeoutError, MemoryError):
             raise ffn.CheckpointError(f"{path.name} describes a network too large to be loaded here") from None
-        entry = _entry(path.name, ours)
+        except ChildProcessError:
+            raise ffn.CheckpointError(f"{path.name} cannot be read") from None
+        entry = _entry(path.name, path)
         if entry is None:
             raise ffn.CheckpointError(
                 f"{path.name} holds a network of your own, which only your code can build"
             )
+        if entry.preprocess.resize > MOST_PIXELS:
+            raise ffn.CheckpointError(
+                f"{path.name} wants frames of {entry.preprocess.resize} pixels; at most {MOST_PIXELS} are given"
+            )
         return replace(entry, name=f"{UPLOADED}{path.name}")
 
 
-def convert(path: Path) -> Path:
-    """Read a checkpoint completely; the file that holds it in our form. CheckpointError if it is unusable."""
-    if path.suffix.lower() not in PICKLES:
+def convert(path: Path) -> None:
+    """Read a checkpoint completely, and put a released one into our form. CheckpointError if it is unusable."""
+    try:
         ffn.load(path)
-        return path
-    ours = path.with_name(f"{path.name}.safetensors")
-    ffn.save(ffn.load_released(path), ours)
-    return ours
+    except ffn.CheckpointError:
+        if path.suffix.lower() not in PICKLES:
+            raise
+        ffn.save(ffn.load_released(path), path)  # in its place, so that both go when the upload does
 
 
 def _entry(name: str, path: Path) -> Entry | None:
     """What the header says; None for files that are no checkpoint of a registered network."""
     try:
-        spec = json.loads(read_metadata(path)["spec"])
-        return Entry(
-            name,
-            path,
-            spec["name"],
-            tuple(spec["frames"]),
-            spec["flexible"],
-            tuple(spec["classes"]) if spec["classes"] else spec["num_classes"],
-            Preprocess(**spec["preprocess"]),
-        )
+        return _read_entry(name, path, path.stat().st_mtime_ns)
     except (ffn.CheckpointError, OSError, KeyError, TypeError, ValueError):
         return None
+
+
+@lru_cache(1000)
+def _read_entry(name: str, path: Path, _changed: int) -> Entry:
+    spec = json.loads(read_metadata(path)["spec"])
+    return Entry(
+        name,
+        path,
+        spec["name"],
+        tuple(spec["frames"]),
+        spec["flexible"],
+        tuple(spec["classes"]) if spec["classes"] else spec["num_classes"],
+        Preprocess(**spec["preprocess"]),
+    )

@@ -155,7 +155,7 @@ class Handlers:
         )
 
     def unwatched(self, entry: Entry) -> tuple[str, str]:
-        text = "Start the camera. Its pictures are predicted and forgotten; nothing is kept."
+        text = "Start the camera. Its pictures stay in memory, the last few seconds of them; none is stored."
         return view.live(None, entry, text), view.strip(None, [], entry.preprocess)
 
     def _choices(self, uploaded: list[Entry]) -> list[tuple[str, str]]:
@@ -240,7 +240,7 @@ def build(answers: Answers) -> gr.Blocks:
         with gr.Tab("Live camera"):
             _live(handlers, network, uploaded, first.pair.main, limit)
         with gr.Tab("For programs"):
-            api.page(answers, compute)
+            code = api.page(answers, compute)
 
         looking = {"fn": handlers.look, "inputs": [video, start, end, network, uploaded, shown]}
         looking |= {"outputs": [shown, message, start, end], "show_progress_on": message, **compute}
@@ -277,6 +277,7 @@ def build(answers: Answers) -> gr.Blocks:
         accepting = {"inputs": [add, uploaded, network], "outputs": [network, uploaded, message]}
         add.upload(handlers.accept, **accepting, show_progress_on=message, api_visibility="private", **compute)
         page.load(handlers.open, uploaded, [network, message], **quiet)
+        page.load(None, None, code, js=api.ADDRESS, **quiet)
     return page.queue(default_concurrency_limit=limit, max_size=200)
 
 

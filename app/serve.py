@@ -12,6 +12,7 @@ from app.answers import Answers
 from app.settings import Settings
 
 HERE = Path(__file__).parent
+SESSIONS = 500  # visitors that are remembered
 
 
 def serve(settings: Settings, host: str, port: int | None) -> None:
@@ -27,7 +28,7 @@ def serve(settings: Settings, host: str, port: int | None) -> None:
     blocks = page.build(answers)
     answers.networks.load(answers.networks.first())
     system = ["system-ui", "sans-serif"]  # theme fonts would come from the network
-    megabytes = max(4 * settings.max_mb, 2 * settings.max_checkpoint_mb)  # below it, our own sentence
+    megabytes = 1.2 * max(settings.max_mb, settings.max_checkpoint_mb)  # below it, our own sentence
     blocks.launch(
         server_name=host,
         server_port=port,
@@ -37,5 +38,6 @@ def serve(settings: Settings, host: str, port: int | None) -> None:
         css_paths=HERE / "style.css",
         js=(HERE / "page.js").read_text(),
         footer_links=["api"],
+        state_session_capacity=SESSIONS,
         max_file_size=int(megabytes * 2**20),
     )

@@ -108,7 +108,7 @@ def live(prediction: Prediction | None, entry: Entry, text: str) -> str:
     panel = _panel(*_titles(entry), _bars(prediction, best))
     return (
         f'<div class="ffn">{_chips(entry.frames, prediction and prediction.frequency)}{panel}'
-        f'<p class="ffn-message" role="status">{escape(text)}</p></div>'
+        f'<p class="ffn-message">{escape(text)}</p></div>'
     )
 
 

@@ -138,11 +138,14 @@ def _read(path: Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str
 def _spec(metadata: dict[str, str], path: str | Path) -> Spec:
     if "spec" not in metadata:
         raise CheckpointError(f"{path} holds a network of your own: load it with load(path, model=...)")
-    fields = json.loads(metadata["spec"])
-    preprocess = fields["preprocess"]
-    fields["preprocess"] = Preprocess(
-        **preprocess | {"mean": tuple(preprocess["mean"]), "std": tuple(preprocess["std"])}
-    )
-    fields["frames"] = tuple(fields["frames"])
-    fields["classes"] = fields["classes"] and tuple(fields["classes"])
-    return Spec(**fields)
+    try:
+        fields = json.loads(metadata["spec"])
+        preprocess = fields["preprocess"]
+        fields["preprocess"] = Preprocess(
+            **preprocess | {"mean": tuple(preprocess["mean"]), "std": tuple(preprocess["std"])}
+        )
+        fields["frames"] = tuple(fields["frames"])
+        fields["classes"] = fields["classes"] and tuple(fields["classes"])
+        return Spec(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} says of its network what cannot be: {error}") from error

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from ffn.sampling import RULES
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -18,6 +20,9 @@ class Preprocess:
 
     ``resize`` is the short side in pixels before the centre crop of ``size``; ``sampling`` names a rule
     of :mod:`ffn.sampling`; ``bgr`` networks read their channels in OpenCV's order.
+
+    Raises:
+        ValueError: if the crop is empty or larger than what it is cut from, or there is no such rule.
     """
 
     size: int = 224
@@ -26,6 +31,12 @@ class Preprocess:
     std: tuple[float, ...] = IMAGENET_STD
     bgr: bool = False
     sampling: str = "segment"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= self.resize:
+            raise ValueError(f"size must lie between 1 and resize ({self.resize}), not {self.size}")
+        if self.sampling not in RULES:
+            raise ValueError(f"there is no sampling {self.sampling!r}; choose one of {', '.join(RULES)}")
 
     def spatial(self, frames: np.ndarray) -> Tensor:
         """uint8 RGB frames ``(T, H, W, 3)`` -> uint8 ``(T, size, size, 3)``: resized and centre-cropped."""

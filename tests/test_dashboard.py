@@ -306,6 +306,42 @@ def test_results_and_logs_are_read_with_care(runs, tmp_path):
     assert folder.log_tail(common.store().add(outside), 5) == ""
 
 
+def test_an_address_of_jobs_to_compare_counts_each_time(runs):
+    first, second = add(runs, "a").id, add(runs, "b").id
+    page = open_page("compare", ids=first)
+    assert page.multiselect[0].value == [first]
+    page.query_params["ids"] = str(second)
+    assert page.run().multiselect[0].value == [second]
+
+
+def test_one_bad_file_leaves_the_other_tabs(runs):
+    job = add(runs)
+    (runs / "a").mkdir(parents=True)
+    (runs / "a" / "results.json").write_text(json.dumps({"accuracy": {"4": 50}, "frames": [4]}))
+    (runs / "a" / "confusion_4.csv").write_text("label,a\na,many\n")
+    (runs / "a" / "run.log").write_text("all is well\n")
+    page = open_page("job", id=job.id)
+    assert "invalid literal" in said(page)[0]
+    assert any("all is well" in code.value for code in page.code)
+    assert any("queued" in text.value for text in page.text)
+
+
+def test_only_networks_that_the_demo_finds_lead_to_it(runs):
+    for name in ("a", "deep/b"):
+        job = add(runs, name)
+        (runs / name).mkdir(parents=True)
+        (runs / name / "best.safetensors").write_bytes(b"x")
+        links = [link for link in open_page("job", id=job.id).main if link.type == "link_button"]
+        assert len(links) == (name == "a")
+
+
+def test_jobs_that_are_all_archived_are_not_missed(runs):
+    job = add(runs)
+    common.store().cancel(job.id)
+    common.store().archive(job.id)
+    assert any("Every job is in the archive" in caption.value for caption in open_page().caption)
+
+
 def test_what_a_running_job_takes(runs):
     me = psutil.Process()
     job = add(runs)

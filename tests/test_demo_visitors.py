@@ -18,12 +18,15 @@ from demo_networks import network, write_networks
 from demo_page import ROOT, serving
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from safetensors.torch import save_file
 
 import ffn
 from app import child
+from app.answers import Answers
 from app.clips import Clips, Cut
 from app.networks import Networks
 from app.settings import Settings
+from ffn.checkpoint import read_metadata
 from ffn.video import VideoError
 from trainers.data.motion import CLASSES
 
@@ -83,6 +86,7 @@ def test_endpoints(client, clip):
     names = list(client.view_api(return_format="dict")["named_endpoints"])
     assert names == ["/networks", "/predict", "/sweep", "/budget", "/cascade"]
     networks = client.predict(api_name="/networks")
+    # The first is the one that is taken without a name.
     assert [n["name"] for n in networks] == ["tsm_tiny-ffn-motion", "my-run", "tsm_tiny-plain16-motion"]
     video = handle_file(clip)
     answer = client.predict(video, frames=5, network="", api_name="/predict")
@@ -278,20 +282,44 @@ def test_uploaded_checkpoints(tmp_path):
     entry = networks.accept(released)
     assert (entry.model, entry.classes, entry.class_name(2)) == ("tsm_resnet18", 3, "class 2")
     assert torch.equal(networks.load(entry).predictor.model.fc.weight, model.fc.weight)
+    assert {path.name for path in tmp_path.iterdir()} == {ours.name, released.name}, "nothing more is left"
+    assert networks.accept(released) == entry, "the same file uploaded again"
 
     model = network("tsm_tiny", False)
     model.spec = replace(model.spec, num_classes=10**10)  # a header that would fill the memory
     ffn.save(model, ours)
+    wide = network("tsm_tiny", False)
+    wide.spec = replace(wide.spec, preprocess=ffn.Preprocess(size=30_000, resize=30_000))
+    ffn.save(wide, tmp_path / "wide.safetensors")
+    for name, value in (("size", -5), ("sampling", "nonsense"), ("preprocess", None)):
+        spec = json.loads(read_metadata(tmp_path / "wide.safetensors")["spec"])
+        (spec if name == "preprocess" else spec["preprocess"])[name] = value
+        save_file(
+            {"x": torch.zeros(1)}, tmp_path / f"{name}.safetensors", {"format": "ffn", "spec": json.dumps(spec)}
+        )
     (tmp_path / "pickle.pth").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     for path, sentence in (
         (ours, "too large to be loaded|does not fit|damaged"),
         (tmp_path / "pickle.pth", "pickle.pth is damaged|holds more than tensors"),
+        (tmp_path / "wide.safetensors", "wide.safetensors wants frames of 30000 pixels; at most 512"),
+        (tmp_path / "size.safetensors", "size must lie between 1 and resize"),
+        (tmp_path / "sampling.safetensors", "there is no sampling 'nonsense'"),
+        (tmp_path / "preprocess.safetensors", "says of its network what cannot be"),
     ):
         with pytest.raises(ffn.CheckpointError, match=sentence) as caught:
             networks.accept(path)
         assert str(tmp_path) not in str(caught.value)
     with pytest.raises(ffn.CheckpointError, match=r"at most 0\.1 MB"):
         Networks(Settings(max_checkpoint_mb=0.1)).accept(released)
+
+
+def test_a_cascade_of_a_network_trained_beyond_what_is_kept(tmp_path, encode, numbered):
+    model = ffn.create_model("slowfast_tiny", 3).eval()
+    ffn.save(model, tmp_path / "net.safetensors")
+    answers = Answers(Settings(checkpoints=tmp_path, runs=tmp_path, device="cpu"))
+    pair = answers.networks.pair(answers.networks.first())
+    clip = answers.clip(encode(tmp_path / "clip.mp4", numbered(50)), answers.cut(pair))
+    assert [stage.frames for stage in answers.cascade(pair.main, clip, 1.0)] == [16, 32]
 
 
 def test_settings(monkeypatch):

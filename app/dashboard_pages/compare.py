@@ -13,8 +13,10 @@ from trainers.recipes import RECIPES
 def show() -> None:
     st.title("Compare", anchor=False)
     jobs = {job.id: job for job in common.store().search(archived=None)}
-    asked = [int(part) for part in st.query_params.get("ids", "").split(",") if part.isdigit()]
-    if "compared" not in st.session_state:
+    ids = st.query_params.get("ids", "")
+    if ids and ids != st.session_state.get("compared_by_address"):
+        st.session_state["compared_by_address"] = ids
+        asked = [int(part) for part in ids.split(",") if part.isdigit()]
         st.session_state["compared"] = [job_id for job_id in asked if job_id in jobs]
     chosen = st.multiselect(
         "Jobs",

@@ -44,7 +44,7 @@ def confusion(job: Job, frames: int) -> tuple[list[str], list[list[int]]]:
     path = find(job, f"confusion_{frames}.csv")
     if path is None:
         return [], []
-    head, *rows = csv.reader(StringIO(path.read_text(encoding="utf-8")))
+    head, *rows = [*csv.reader(StringIO(path.read_text(encoding="utf-8")))] or [[]]
     return head[1:], [[int(cell) for cell in row[1:]] for row in rows]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from urllib.parse import urlencode
 
 import streamlit as st
 
 from app.dashboard_pages import access, charts, common, folder, usage
 from trainers.config import Config
+from trainers.jobs.paths import runs_folder
 from trainers.jobs.store import RESUMABLE
 from trainers.jobs.tables import Job
 
@@ -49,13 +51,13 @@ def _watch(job_id: int) -> None:
     with st.container():
         _actions(job)
     curves_tab, results_tab, log_tab, events_tab = st.tabs(["Curves", "Results", "Log", "Events"])
-    with curves_tab:
+    with curves_tab, common.one_sentence():
         _curves(job, curves)
-    with results_tab:
+    with results_tab, common.one_sentence():
         _results(job)
-    with log_tab:
+    with log_tab, common.one_sentence():
         _log(job)
-    with events_tab:
+    with events_tab, common.one_sentence():
         for event in reversed(common.store().events(job_id)):
             st.text(f"{common.when(event.time)}  {event.kind}  {event.text}")
 
@@ -95,7 +97,8 @@ def _actions(job: Job) -> None:
             _buttons(job, key)
         if checkpoint := folder.find(job, "best.safetensors"):
             _download(checkpoint, "Checkpoint", f"{common.name(job)}.safetensors", key)
-            st.link_button("Open in the demo", demo_url(job), icon=":material/open_in_new:")
+            if Path(job.out).parent == runs_folder():  # where the demo looks for networks
+                st.link_button("Open in the demo", demo_url(job), icon=":material/open_in_new:")
         if metrics := folder.find(job, "metrics.csv"):
             _download(metrics, "CSV", f"{common.name(job)}.csv", key)
         if st.button("Compare", key="compare" + key, icon=":material/compare_arrows:"):

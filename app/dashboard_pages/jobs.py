@@ -54,7 +54,12 @@ def _table(chosen: dict) -> None:
     store = common.store()
     jobs = store.search(**chosen)
     shown = [f"{count} {state}" for state, count in store.count().items() if count]
-    st.caption(", ".join(shown) or "No job yet: launch one, or start python -m trainers.run.")
+    if shown:
+        st.caption(", ".join(shown))
+    elif store.search(archived=True, limit=1):
+        st.caption("Every job is in the archive.")
+    else:
+        st.caption("No job yet: launch one, or start python -m trainers.run.")
     if not jobs:
         if shown:
             st.info("No job fits these filters.")
