@@ -27,11 +27,6 @@ class Latency:
     low: float
     high: float
 
-    @property
-    def spread(self) -> float:
-        """The interquartile range."""
-        return self.high - self.low
-
 
 def count_parameters(model: nn.Module) -> int:
     """How many parameters ``model`` has; what branches share counts once."""

@@ -58,7 +58,6 @@ def test_latency_is_the_median_of_the_timed_runs():
     measured = latency(lambda clip: time.sleep(next(naps)), torch.zeros(1), repeats=5, warm_up=1)
     assert measured.median == pytest.approx(30, rel=0.5)
     assert measured.low < measured.median < measured.high < 200
-    assert measured.spread == measured.high - measured.low
     once = latency(lambda clip: time.sleep(0.01), torch.zeros(1), repeats=1, warm_up=0)
     assert once.low == once.median == once.high >= 10
     with pytest.raises(ValueError, match="at least 1 repeat"):

@@ -107,7 +107,7 @@ def folder(root: Path) -> tuple[list[str], Splits]:
         raise DataError(f"{path} is there already and counts more than the folders: remove it to make it anew")
     splits: Splits = {}
     for split in ("train", "val"):
-        classes, entries = read_folder(root, split, share=0.2, seed=0)
+        classes, entries = read_folder(root, split, seed=0)
         splits[split] = [Clip((entry.name,), classes[entry.label]) for entry in entries]
     return list(classes), splits
 

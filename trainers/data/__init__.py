@@ -50,7 +50,6 @@ def files(
     cache: Path | None = None,
     seed: int = 0,
     fold: int = 1,
-    val_share: float = 0.2,
     max_bad: float = 0.05,
     use_report: bool = True,
     **_,
@@ -58,7 +57,7 @@ def files(
     root = existing(root)
     if cache is not None:
         raise DataError("a cache keeps clips that are rendered (motion); these are read from their files")
-    classes, entries = read_clips(layout, root, split, fold=fold, val_share=val_share, seed=seed)
+    classes, entries = read_clips(layout, root, split, fold=fold, seed=seed)
     source = Files(classes, entries, layout.templates, layout.flips)
     if use_report:
         source.skip_bad(root if root.is_dir() else root.parent, split, max_bad)
@@ -81,10 +80,9 @@ def create_source(name: str, split: str, **options):
     """The ``train`` or ``val`` split of a data set.
 
     Options: ``size``, side of the network's clips in pixels; ``root``, the data set's folder; ``clips``, at
-    most so many; ``cache``, a folder for rendered clips; ``seed`` of the split where none is
-    given, and of the ``clips`` taken; ``val_share``, held out in such a split; ``fold`` 1, 2 or 3 of HMDB51;
-    ``max_bad``, the share of clips found bad by :mod:`trainers.check` up to which they are just skipped;
-    ``use_report=False`` looks at no such report.
+    most so many; ``cache``, a folder for rendered clips; ``seed`` of the split where none is given, and of the
+    ``clips`` taken; ``fold`` 1, 2 or 3 of HMDB51; ``max_bad``, the share of clips found bad by
+    :mod:`trainers.check` up to which they are just skipped; ``use_report=False`` looks at no such report.
 
     Raises:
         ValueError: if there is no such data set or it cannot be used, in one sentence that names the fix.

@@ -32,6 +32,7 @@ VIDEO_SUFFIXES = frozenset(
         ".3gp",
     ]
 )
+HELD_OUT = 0.2  # share of the clips that validate where a data set has no split of its own
 REPORT = "check.json"  # what python -m trainers.check leaves in a data set's folder
 
 
@@ -128,8 +129,8 @@ def read_report(path: Path) -> dict[str, dict]:
         raise DataError(f"{path} is no report of trainers.check: check again, or remove it") from error
 
 
-def split_by_seed(entries: Sequence[Entry], split: str, share: float, seed: int) -> list[Entry]:
-    """The ``train`` or ``val`` part; of every class with two clips or more, ``share`` (at least one) is val.
+def split_by_seed(entries: Sequence[Entry], split: str, seed: int) -> list[Entry]:
+    """The ``train`` or ``val`` part; of every class with two clips or more, HELD_OUT (at least one) is val.
 
     A class is drawn from its own seed, so that adding another one moves no clip.
     """
@@ -139,7 +140,7 @@ def split_by_seed(entries: Sequence[Entry], split: str, share: float, seed: int)
     chosen = []
     for members in by_label.values():
         members = sorted(members, key=lambda entry: entry.name)
-        held_out = min(max(1, round(share * len(members))), len(members) - 1)
+        held_out = min(max(1, round(HELD_OUT * len(members))), len(members) - 1)
         key = zlib.crc32(members[0].path.parent.name.encode())
         order = np.random.default_rng((seed, key)).permutation(len(members))
         part = order[:held_out] if split == "val" else order[held_out:]

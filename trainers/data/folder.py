@@ -19,9 +19,9 @@ def split_path(root: Path, split: str, suffix: str = "") -> Path | None:
 
 
 def read_folder(
-    root: Path, split: str, share: float, seed: int, order: list[str] | None = None
+    root: Path, split: str, seed: int, order: list[str] | None = None
 ) -> tuple[Sequence[str], list[Entry]]:
-    """Classes, in ``order`` if given, and clips of one split; without ``val``, a ``share`` is held out.
+    """Classes, in ``order`` if given, and clips of one split; without ``val``, some are held out.
 
     Raises:
         DataError: if there are no classes, a class has no clips, ``val`` has a class that ``train`` has not,
@@ -38,7 +38,7 @@ def read_folder(
             )
         classes = order
     if val is None:
-        return classes, split_by_seed(_clips(root, train or root, classes), split, share, seed)
+        return classes, split_by_seed(_clips(root, train or root, classes), split, seed)
     if train is None:
         raise DataError(f"{root} has {val.name}/ but no train/: add the folder of training clips")
     for name in class_names(val):

@@ -41,11 +41,11 @@ LAYOUTS = {
 
 
 def read_clips(
-    layout: Layout, root: Path, split: str, *, fold: int, val_share: float, seed: int
+    layout: Layout, root: Path, split: str, *, fold: int, seed: int
 ) -> tuple[Sequence[str], list[Entry]]:
     """Classes and clips of one split of the data set in ``root``; DataError if it cannot be used."""
     if layout.kind == "csv":
-        return _read_csv(root, split, val_share, seed)
+        return _read_csv(root, split, seed)
     path = find_list(layout, root, split, fold)
     if path is not None:
         train = path if split == "train" else find_list(layout, root, "train", fold)
@@ -53,7 +53,7 @@ def read_clips(
     if layout.kind == "folder":
         if not root.is_dir():
             raise DataError(f"{root} is no folder: --data-root names a folder of clips (or use --data csv)")
-        return read_folder(root, split, val_share, seed, read_categories(root))
+        return read_folder(root, split, seed, read_categories(root))
     ending = layout.lists[0].format(fold=fold)
     raise DataError(f"{root} holds no {split}{ending}: make the lists with python -m trainers.prepare")
 
@@ -155,7 +155,7 @@ def _name(path: Path, root: Path) -> str:
 # ---------------------------------------------------------------- CSV
 
 
-def _read_csv(root: Path, split: str, share: float, seed: int) -> tuple[Sequence[str], list[Entry]]:
+def _read_csv(root: Path, split: str, seed: int) -> tuple[Sequence[str], list[Entry]]:
     """Columns ``path`` and ``label`` (a class name), and if wanted ``split`` and ``num_frames``.
 
     ``root`` is a folder with ``train.csv`` and ``val.csv``, or with one ``.csv``, or that file itself.
@@ -173,7 +173,7 @@ def _read_csv(root: Path, split: str, share: float, seed: int) -> tuple[Sequence
         if names & set(splits) != {"test"}:  # which stands for validation only where there is no other
             names -= {"test"}
         return classes, [entry for entry, name in zip(entries, splits, strict=True) if name in names]
-    return classes, split_by_seed(entries, split, share, seed)
+    return classes, split_by_seed(entries, split, seed)
 
 
 def _csv_split(where: str, row: dict[str, str]) -> str:
