@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainers.jobs.record import Recorder
@@ -40,6 +40,9 @@ class FakeConfig:
     def resolved(self):
         return self
 
+    def absolute(self):
+        return replace(self, out=Path(self.out).resolve())
+
     def to_json(self):
         return json.dumps(vars(self), default=str)
 
@@ -57,5 +60,5 @@ def write_steps(out, seconds, per_second=50):
         recorder.step(1, len(times) + 1, {"ce_16": 1.0, "kl_4": 2.0}, 0.1)
         times.append(time.perf_counter() - started)
         time.sleep(1 / per_second)
-    recorder.end({})
+    recorder.end()
     return len(times), times

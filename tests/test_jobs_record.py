@@ -86,7 +86,7 @@ def test_a_headless_run_registers_itself(store, config):
     recorder.epoch(1, ROWS)
     train(recorder, epoch=2)
     recorder.epoch(2, [row | {"top1": 1.0} for row in ROWS])
-    recorder.end({})
+    recorder.end()
     job = store.search()[0]
     assert (job.state, job.epoch, job.step, job.best) == ("succeeded", 2, 2 * STEPS, 60.0)
     curves = store.series(job.id)
@@ -132,7 +132,7 @@ def test_resumed_by_hand_is_the_same_job_from_what_was_saved(store, config):
     recorder.fail("no")
     recorder = Recorder(**QUICK)
     recorder.begin(config, STEPS)
-    recorder.end({})
+    recorder.end()
     assert [(job.id, job.state, job.error) for job in store.search()] == [(1, "succeeded", None)]
     assert [step for step, _ in store.series(1)["loss_ce", 8]] == [1, 2, 3, 4]
 
@@ -150,7 +150,7 @@ def test_a_database_that_goes_away_is_caught_up_with(store, database, config):
         wait_for(lambda: '"top1"' in (config.out / UNSENT).read_text())
     wait_for(lambda: store.search()[0].step == 2 * STEPS)
     assert not (config.out / UNSENT).exists()
-    recorder.end({})
+    recorder.end()
     assert store.search()[0].state == "succeeded" and len(store.series(1)["loss_ce", 8]) == 2 * STEPS
 
 
@@ -166,7 +166,7 @@ def run_unseen(store, database, config, over):
 
 
 def test_a_database_that_stays_away_is_told_later(store, database, config):
-    run_unseen(store, database, config, lambda recorder: recorder.end({}))
+    run_unseen(store, database, config, lambda recorder: recorder.end())
     with open(config.out / UNSENT, "a") as file:
         file.write('{"kind": "metr')  # killed as it wrote
     send_all_kept(store)
@@ -184,7 +184,7 @@ def test_what_arrives_late_changes_no_later_state(store, database, config):
     (config.out / UNSENT).write_bytes(kept)
     send_all_kept(store)
     assert store.search()[0].state == "running" and store.search()[0].error is None
-    again.end({})
+    again.end()
 
 
 def test_a_job_taken_for_lost_runs_again(store, config):
@@ -193,7 +193,7 @@ def test_a_job_taken_for_lost_runs_again(store, config):
     wait_for(store.search)
     store.move(1, ["running"], "failed", error=LOST)
     wait_for(lambda: store.get(1).state == "running")
-    recorder.end({})
+    recorder.end()
 
 
 def test_no_database_and_no_disk_still_train(config, monkeypatch):
@@ -203,14 +203,14 @@ def test_no_database_and_no_disk_still_train(config, monkeypatch):
     recorder.begin(config, STEPS)
     train(recorder)
     recorder.epoch(1, ROWS)
-    recorder.end({})
+    recorder.end()
 
 
 def test_long_runs_are_thinned(store, config):
     recorder = Recorder(interval=0.02, every=3600)
     recorder.begin(config, 1000)
     train(recorder, range(1, 1001))
-    recorder.end({})
+    recorder.end()
     assert len(store.series(1)["loss_ce", 8]) == 1
 
 

@@ -208,6 +208,14 @@ class Config:
         name = self.recipe or f"{self.model}-{self.method}-{self.dataset.data}"
         return replace(self, frames=tuple(frames), out=self.out or RUNS / name)
 
+    def absolute(self) -> Config:
+        """With every path from the root, so that it says the same in any folder."""
+        paths = {name: value for name, value in self.flat().items() if name in PATHS and value is not None}
+        changes = {name: Path(path).resolve() for name, path in paths.items()}
+        if self.network.init and Path(self.network.init).is_file():
+            changes["init"] = str(Path(self.network.init).resolve())
+        return self.with_fields(changes)
+
     def check(self) -> None:
         """Raises ValueError, with one sentence, for a field that cannot be."""
         values = self.flat()

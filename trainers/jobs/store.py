@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Select, and_, delete, func, or_, select, text, update
@@ -349,11 +348,7 @@ class Store:
 
 def described(config: Config) -> dict:
     """The columns of a job that its configuration determines."""
-    # The worker may run in another folder.
-    paths = {name: getattr(config.dataset, name) for name in ("data_root", "cache")} | {"out": config.out}
-    config = config.with_fields({name: Path(path).resolve() for name, path in paths.items() if path})
-    if config.network.init and Path(config.network.init).is_file():
-        config = config.with_fields({"init": str(Path(config.network.init).resolve())})
+    config = config.absolute()  # the worker may run in another folder
     text = config.to_json()
     shown = {name: json.loads(text)[name] for name in ("model", "data", "method", "recipe", "epochs")}
     return {"config": text, "command": config.command(), "out": str(config.out), **shown}
