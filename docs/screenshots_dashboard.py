@@ -24,8 +24,8 @@ from trainers.jobs.tables import FINISHED
 SIZES = {"desktop": (1280, 800, 1), "phone": (390, 844, 1.5)}  # width, height, scale
 SMALL = {"clips": 1260, "val_clips": 420, "init": str(ROOT / "assets" / "tsm_tiny-plain16-motion.safetensors")}
 RUNS = {
-    "motion-ffn": {"frames": (4, 8, 16), "epochs": 6},
-    "motion-plain16": {"method": "plain", "frames": (16,), "epochs": 6},
+    "motion-ffn": {"frames": (4, 8, 16), "epochs": 4},
+    "motion-plain16": {"method": "plain", "frames": (16,), "epochs": 4},
     "motion-ffn-long": {"frames": (4, 8, 16), "epochs": 30},  # still runs when the pictures are taken
 }
 PAGES = {"jobs": "", "job": "job?id=3", "results": "job?id=1", "launch": "launch"}
@@ -33,7 +33,8 @@ PAGES |= {"compare": "compare?ids=1,2"}
 
 
 def start(module: str, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT)
+    # In a session of its own: what stops this script is not to stop the worker before its runs.
+    return subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, start_new_session=True)
 
 
 def train(store: Store, runs: Path) -> None:
@@ -43,7 +44,7 @@ def train(store: Store, runs: Path) -> None:
         *done, running = (store.get(job.id) for job in jobs)
         if failed := [job.error for job in done if job.state in FINISHED[1:]]:
             sys.exit(f"a run failed: {failed[0]}")
-        if all(job.state in FINISHED for job in done) and running.epoch >= 5:
+        if all(job.state in FINISHED for job in done) and running.epoch >= 3:
             return
         time.sleep(1)
 
