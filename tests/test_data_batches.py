@@ -1,5 +1,7 @@
 """Batches: each draw from its own seed, the same whoever loads it, nothing lost and nothing twice."""
 
+import os
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -110,6 +112,17 @@ def test_workers_and_resuming_change_nothing():
     assert resumed == alone[-len(resumed) :] and 4 <= len(resumed) <= 6
     assert rows(train_batches(train(epoch=4), 2, 0)) != alone
     assert rows(train_batches(train(epoch=3, seed=1), 2, 0)) != alone
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_leaves_the_workers_to_the_run(number):
+    alone = rows(train_batches(train(), 2, 0))
+    batches = iter(train_batches(train(), 2, 1))
+    worker = batches._workers[0]
+    os.kill(worker.pid, number)  # as it begins
+    first = next(batches)
+    os.kill(worker.pid, number)  # as it works
+    assert rows([first, *batches]) == alone
 
 
 def test_the_first_epoch_of_a_gradual_source_keeps_its_order():

@@ -78,7 +78,7 @@ def frequency_colours(counts: Iterable[int]) -> dict[str, str]:
 
 
 def show(figure: go.Figure, key: str, alt: str) -> None:
-    """On the page; what was zoomed and hidden stays so when the figure is drawn anew."""
+    """On the page; what is zoomed and hidden stays so until the figure changes."""
     st.plotly_chart(figure, key=key, config={"displaylogo": False}, alt=alt)
 
 
@@ -90,7 +90,6 @@ def _figure(title: str, x: str, y: str) -> go.Figure:
         margin={"l": 10, "r": 10, "t": 44 if title else 12, "b": 10},
         legend={"orientation": "h", "y": -0.25, "x": 0},
         hovermode="x unified",
-        uirevision="keep",
     )
     figure.update_xaxes(title=x)
     figure.update_yaxes(title=y)

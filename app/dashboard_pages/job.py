@@ -23,6 +23,7 @@ FIGURES = (  # title, the metrics it may show (the first that there is), unit
     ("Deviation gap", ("gap",), "points"),
     ("Learning rate", ("lr",), ""),
 )
+HOLD = "For a closer look: a new point takes a curve back to its full view."
 SEVERAL = ("Distillation (KL)", "Deviation gap")
 """figures of runs at several frame counts"""
 
@@ -43,7 +44,7 @@ def _watch(job_id: int) -> None:
     job = common.store().get(job_id)
     curves = common.store().series(job_id, NAMES)
     # Containers keep their places when what they hold comes and goes: else what follows would be made anew,
-    # and lose the tab that is open and what is zoomed.
+    # and lose the tab that is open.
     with st.container():
         _head(job, curves)
     with st.container():
@@ -184,6 +185,7 @@ def _curves(job: Job, curves: dict) -> None:
     if not curves:
         st.info("Curves appear with the first steps.")
         return
+    curves = _held(job, curves)
     steps = job.steps / job.epochs if job.steps and job.epochs else 1
     frames = Config.from_json(job.config).frames or ()
     colours = charts.frequency_colours({*frames, *(count for _, count in curves if count)})
@@ -194,6 +196,16 @@ def _curves(job: Job, curves: dict) -> None:
         with columns[i % 2]:
             figure = charts.lines(title, lines, "epoch", unit, colours=colours)
             charts.show(figure, f"{title}-{job.id}", f"{title} over epochs")
+
+
+def _held(job: Job, curves: dict) -> dict:
+    """The curves as they were when the visitor asked them to hold still: Streamlit makes a figure with a new
+    point anew, without what was zoomed and hidden in it."""
+    key = f"held-{job.id}"
+    if not common.is_over(job) and st.toggle("Hold still", key=f"hold-{job.id}", help=HOLD):
+        return st.session_state.setdefault(key, curves)
+    st.session_state.pop(key, None)
+    return curves
 
 
 def _curves_of(curves: dict, name: str, steps: float) -> dict[str, list]:

@@ -18,6 +18,8 @@ from ffn import Preprocess
 from ffn.sampling import RULES
 from trainers.data.augment import AUGMENTATIONS
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
 
 class Batch(NamedTuple):
     """Clips at every frame count, with the labels and the numbers in their source; all on the CPU.
@@ -164,7 +166,7 @@ def default_workers(device: torch.device) -> int:
 
 
 def _loader(clips: Clips, batch_size: int, workers: int, keys: Sequence) -> DataLoader:
-    return DataLoader(
+    return _Loader(
         clips,
         batch_size,
         sampler=keys,
@@ -188,6 +190,18 @@ def _collate(samples: list[Sample | str]) -> Batch:
     )
 
 
+class _Loader(DataLoader):
+    """A loader whose processes leave stopping to the run: it is the whole group that a terminal or a cluster
+    sends the signal, and the run saves first."""
+
+    def __iter__(self):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # inherited: no gap before _quiet
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _quiet(_worker: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the run saves, then ends them
+    for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
