@@ -7,7 +7,7 @@ import pytest
 from trainers.config import Config
 from trainers.experiment import NETWORKS, QUICK, Run, runs
 from trainers.reproduce import main, train
-from trainers.results import Results, tables, write
+from trainers.results import Results, any_frame, tables, write
 
 
 def test_every_planned_run_is_a_run_once():
@@ -48,6 +48,15 @@ def test_tables_hold_mean_and_spread_over_seeds(results):
     assert "70.0 ± 1.4 | 78.0 ± 1.4 | 82.0 ± 0.0" in text  # separate: at each count the network trained there
     assert "40.0 ± 0.0 | 60.0 ± 0.0 | 82.0 ± 0.0" in text
     assert "mixed" not in text and "tea_tiny" not in text  # not done
+
+
+def test_means_are_of_the_seeds_that_every_row_has(results):
+    results.runs["tsm_tiny", "base", 2] = {"accuracy": {"4": 99, "8": 99, "12": 99, "16": 99}, "parameters": 1}
+    results.runs["tea_tiny", "base", 1] = results.runs["tsm_tiny", "base", 2]
+    results.runs["tea_tiny", "base", 0] = results.runs["tsm_tiny", "base", 0]
+    text = "\n".join(tables(results))
+    assert "40.0 ± 0.0 | 60.0 ± 0.0 | 82.0 ± 0.0" in text and "99" not in text
+    assert any_frame(results, "tsm_tiny")["trained at H"][16] == 82
 
 
 def test_everything_is_written(results, tmp_path):

@@ -25,6 +25,7 @@ METHODS = {  # label: what the tables call it
     "separate": "separate training (3 networks)",
     "ffn": "FFN",
 }
+MAIN = ("base", "separate", "ffn")
 ABLATIONS = {
     "ffn_shared_norms": "without private norms",
     "ffn_unaltered": "without weight alteration",
@@ -56,6 +57,16 @@ class Results:
         first = next(seed for _, _, seed in self.runs)
         return Results({key: result for key, result in self.runs.items() if key[2] == first})
 
+    def comparable(self, model: str) -> Results:
+        """The runs of the seeds that have all of the main table, as how good networks are differs more between
+        seeds than between its rows; while no seed has, the runs of the first."""
+        labels = ("ffn", *_separate_labels(model).values())
+        seeds = {seed for _, _, seed in self.runs}
+        whole = {seed for seed in seeds if all((model, label, seed) in self.runs for label in labels)}
+        if not whole:
+            return self.of_first_seed()
+        return Results({key: result for key, result in self.runs.items() if key[2] in whole})
+
     def seeds(self, model: str, label: str) -> list[Accuracy]:
         """A curve per seed; ``separate`` takes at each count the plain network trained nearest to it."""
         if label == "separate":
@@ -63,9 +74,8 @@ class Results:
         return [_curve(result) for (m, name, _), result in self.runs.items() if (m, name) == (model, label)]
 
     def _separate(self, model: str) -> list[Accuracy]:
-        *lower, high = NETWORKS[model]
-        labels = {count: f"st{count}" for count in lower} | {high: "base"}
-        curves = []
+        *_, high = NETWORKS[model]
+        labels, curves = _separate_labels(model), []
         for seed in sorted({seed for m, _, seed in self.runs if m == model}):
             members = {n: self.runs.get((model, label, seed)) for n, label in labels.items()}
             if all(members.values()):
@@ -82,6 +92,12 @@ class Results:
     def first(self, model: str, label: str) -> dict | None:
         """results.json of the first seed that is done."""
         return next((r for (m, name, _), r in self.runs.items() if (m, name) == (model, label)), None)
+
+
+def _separate_labels(model: str) -> dict[int, str]:
+    """The plain networks that separate training consists of, by the frame count of each."""
+    *lower, high = NETWORKS[model]
+    return {count: f"st{count}" for count in lower} | {high: "base"}
 
 
 def _curve(result: dict) -> Accuracy:
@@ -120,12 +136,13 @@ def tables(results: Results) -> list[str]:
 
     Tables 2 and 6 are means over seeds. The others hold runs that there is one seed of, so they stay within it.
     """
+    main_rows = {label: METHODS[label] for label in MAIN}
     one = results.of_first_seed()
     made = [
         _table("Table 1: ways to train, " + DEPTH, METHODS, one, DEPTH, NETWORKS[DEPTH]),
         *(
-            _table(f"Table 2: {model}", {k: METHODS[k] for k in ("base", "separate", "ffn")}, results, model, n)
-            for model, n in NETWORKS.items()
+            _table(f"Table 2: {model}", main_rows, results.comparable(model), model, counts)
+            for model, counts in NETWORKS.items()
         ),
         _table("Table 4: without each part, " + DEPTH, ABLATIONS, one, DEPTH, NETWORKS[DEPTH]),
         _any_frame_table(results),
@@ -158,8 +175,8 @@ def _mean_and_spread(values: list[float]) -> str:
 
 def any_frame(results: Results, model: str) -> dict[str, Accuracy]:
     """Mean top-1 over seeds at every frame count: the base, separate training, FFN."""
-    curves = {}
-    for label in ("base", "separate", "ffn"):
+    curves, results = {}, results.comparable(model)
+    for label in MAIN:
         own = results.seeds(model, label)
         if own:
             curves[METHODS[label]] = {n: statistics.mean(curve[n] for curve in own) for n in own[0]}
