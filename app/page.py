@@ -69,7 +69,7 @@ class Handlers:
         self, path: str | None, start: float, end: float, name: str, uploaded: list[Entry], before: Shown
     ) -> tuple:
         """Find the networks and decode the clip; what is shown now, a message, both ends of the segment."""
-        new = path != before.path
+        new, pair = path != before.path, before.pair
         try:
             pair = self._pair(name, uploaded)
             if path is None:
@@ -78,7 +78,7 @@ class Handlers:
             cut = self.answers.cut(pair, *((0, None) if whole else (start, end)))
             clip = self.answers.clip(path, cut)
         except ValueError as error:
-            failed = Shown(before.pair) if new else replace(before, cut=None)
+            failed = Shown(pair) if new else replace(before, pair=pair, cut=None)
             return failed, view.message(f"{error}.", error=True), gr.skip(), gr.skip()
         seconds = math.ceil(10 * clip.num_frames / clip.fps) / 10 if new else before.seconds
         ends = _ends(seconds) if new else (gr.skip(), gr.skip())

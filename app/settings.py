@@ -11,7 +11,7 @@ from ffn.video import Limits
 ROOT = Path(__file__).resolve().parents[1]
 
 
-KINDS = {"int": int, "float": float, "str": str, "Path": Path}
+KINDS = {"int": int, "float": float, "str": str, "Path": lambda text: Path(text).expanduser()}
 
 
 @dataclass(frozen=True)

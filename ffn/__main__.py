@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -24,9 +23,7 @@ from ffn.device import choose_device
 from ffn.download import cache_folder, convert, download
 from ffn.export import export
 from ffn.released import load_released
-from ffn.video import preload
-
-VIDEO = re.compile(r"\.(mp4|m4v|mov|webm|mkv|avi|mpe?g|ts|flv|wmv|og[gv])$", re.IGNORECASE)  # in folders
+from ffn.video import find_videos, preload
 
 CheckpointArgument = Annotated[Path, Positional, arg(metavar="CHECKPOINT")]
 OutArgument = Annotated[Path, Positional, arg(metavar="OUT")]
@@ -241,7 +238,7 @@ def _expand(name: str) -> Iterator[Path]:
     is_pattern = glob.escape(name) != name and not Path(name).exists()
     for path in map(Path, sorted(glob.glob(name, recursive=True)) if is_pattern else [name]):
         if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if VIDEO.search(p.name))
+            yield from find_videos(path)
         else:
             yield path
 

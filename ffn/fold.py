@@ -40,10 +40,9 @@ def fold(network: nn.Module) -> nn.Module:
     A network that torch.fx cannot trace (its Python depends on the values it computes) is copied as it is.
     While it traces, ``isinstance(x, torch.Tensor)`` is False in the network's own Python.
     """
-    network = copy.deepcopy(network).eval().requires_grad_(False)
-    folded = trace(network)
+    folded = trace(_frozen(network))
     if folded is None:
-        return network
+        return _frozen(network)  # anew: what was traced may have kept a symbolic value
     for rule in RULES:
         for node in list(folded.graph.nodes):
             rule(folded, node)
@@ -51,6 +50,10 @@ def fold(network: nn.Module) -> nn.Module:
     folded.delete_all_unused_submodules()
     folded.recompile()
     return folded
+
+
+def _frozen(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).eval().requires_grad_(False)
 
 
 def trace(network: nn.Module) -> fx.GraphModule | None:

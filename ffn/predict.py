@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ffn.deploy import deploy as deployed
-from ffn.flexible import FrameFlexible, unwrapped
+from ffn.flexible import nearest, unwrapped
 from ffn.preprocess import Preprocess
 from ffn.registry import spec_of
 from ffn.sampling import RULES
@@ -55,10 +55,8 @@ class Predictor:
         self._building = threading.Lock()
 
     def frequency_for(self, num_frames: int) -> int | None:
-        """The training frequency that serves ``num_frames``; a plain network's is always the same."""
-        if isinstance(self._inner, FrameFlexible):
-            return self._inner.frequency_for(num_frames)
-        return self.frames[0] if self.frames else None
+        """The training frequency nearest to ``num_frames``; None if the network's are not known."""
+        return nearest(self.frames, num_frames) if self.frames else None
 
     def network(self, frames: int) -> nn.Module:
         """What computes the logits of clips of ``frames`` frames; made when first asked for, and kept."""

@@ -19,6 +19,8 @@ import numpy as np
 
 from ffn.sampling import RULES
 
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts")
+VIDEO_SUFFIXES += (".flv", ".wmv", ".ogg", ".ogv", ".3gp")
 TICK = 1e-3  # seconds that the times in a file are rounded to
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: a VideoError says what is wrong
@@ -34,6 +36,12 @@ class EndsEarly(VideoError):
     def __init__(self, message: str, num_frames: int):
         super().__init__(message)
         self.num_frames = num_frames
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """The video files anywhere below ``folder``, in order; hidden ones left out."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    return sorted(path for path in files if not path.name.startswith("."))
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ def test_every_setting_has_a_place_in_the_form_and_an_explanation():
 
 def test_the_form_gives_back_what_it_shows():
     hints = form.all_hints()
-    for config in (Config(), *map(Config.from_recipe, RECIPES)):
+    precise = Config().with_fields({"lr": 0.00012345678})
+    for config in (Config(), precise, *map(Config.from_recipe, RECIPES)):
         values = config.flat()
         typed = {k: v if isinstance(v, bool) else form.shown(v) for k, v in values.items()}
         assert {k: form.parse(k, hints[k], v) for k, v in typed.items()} == values
@@ -113,6 +114,12 @@ def test_paths_of_the_form_stay_in_their_folders(runs, tmp_path):
     ):
         with pytest.raises(ValueError, match="is not inside"):
             preflight.confined(Config().with_fields(changes))
+    (runs / "a").mkdir(parents=True)
+    (runs / "a" / "best.safetensors").touch()
+    shipped = preflight.ASSETS / "tsm_tiny-ffn-motion.safetensors"
+    mine = runs / "a" / "best.safetensors"
+    for named, found in {"a/best.safetensors": mine, f"assets/{shipped.name}": shipped}.items():
+        assert preflight.confined(Config().with_fields({"init": named})).network.init == str(found)
     with pytest.raises(ValueError, match="data_root: there is nothing at"):
         preflight.confined(Config().with_fields({"data_root": "nowhere"}))
     for name in ("imagenet", "ResNet50_Weights.IMAGENET1K_V2"):

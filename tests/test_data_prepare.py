@@ -139,6 +139,15 @@ def test_folder(tmp_path, clip, capsys):
         prepare("folder", tmp_path, workers=1)
 
 
+def test_folder_keeps_the_order_of_its_classes(tmp_path, clip):
+    place(clip, *(tmp_path / label / f"{i}.mp4" for label in "ab" for i in range(2)))
+    write(tmp_path / "category.txt", "b\na\n")
+    before = source("folder", tmp_path)
+    prepare("folder", tmp_path, workers=1)
+    after = source("folder", tmp_path)
+    assert after.classes == before.classes == ("b", "a") and names(after) == names(before)
+
+
 def test_missing_annotations_and_clips(tmp_path):
     command = [sys.executable, "-m", "trainers.prepare", "ssv1", "--data-root", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -24,7 +24,7 @@ ARID = SHARED / "data/arid6"
 # ---------------------------------------------------------------- folders
 
 
-@pytest.mark.parametrize("val", ["val", "validate", "validation", "test"])
+@pytest.mark.parametrize("val", ["val", "valid", "validate", "validation", "test"])
 def test_folders_of_classes(tmp_path, clip, val):
     place(clip, tmp_path / "train/b c/1.mp4", tmp_path / "train/a/2.mp4", tmp_path / val / "b c/3.mp4")
     train, held = source("folder", tmp_path), source("folder", tmp_path, "val")
@@ -97,7 +97,6 @@ def test_frame_folders(tmp_path, data, template, clip):
     for i in range(2):  # files decode on the fly, with the same numbers
         frames = train.open(i).read([5, 0, 5])
         assert np.rint((frames.mean((1, 2, 3)) - 20) / 4).astype(int).tolist() == [5, 0, 5]
-    assert train.flips is (data == "kinetics")
 
 
 def test_folds(tmp_path):
@@ -138,6 +137,14 @@ def test_mistakes_in_lists(tmp_path):
     (tmp_path / "category.txt").unlink()
     with pytest.raises(DataError, match=r"needs a category.txt"):
         source("ssv1", tmp_path)
+
+
+def test_one_list_without_the_other_is_refused(tmp_path, clip):
+    place(clip, *(tmp_path / label / f"{i}.mp4" for label in "ab" for i in range(3)))
+    (tmp_path / "valid.txt").write_text("a/0.mp4 0 0\nb/0.mp4 0 1\n")
+    assert names(source("folder", tmp_path, "val")) == ["a/0.mp4", "b/0.mp4"]  # enough to evaluate on
+    with pytest.raises(DataError, match=r"has valid.txt but no train.txt: add that, or remove valid.txt"):
+        source("folder", tmp_path)
 
 
 def test_bad_clips_name_file_and_line(tmp_path, clip):

@@ -25,6 +25,7 @@ from app import child
 from app.answers import Answers
 from app.clips import Clips, Cut
 from app.networks import Networks
+from app.page import Handlers, Shown
 from app.settings import Settings
 from ffn.checkpoint import read_metadata
 from ffn.video import VideoError
@@ -320,6 +321,18 @@ def test_a_cascade_of_a_network_trained_beyond_what_is_kept(tmp_path, encode, nu
     pair = answers.networks.pair(answers.networks.first())
     clip = answers.clip(encode(tmp_path / "clip.mp4", numbered(50)), answers.cut(pair))
     assert [stage.frames for stage in answers.cascade(pair.main, clip, 1.0)] == [16, 32]
+
+
+def test_another_network_is_taken_beside_a_clip_that_cannot_be(tmp_path):
+    for name in ("one", "two"):
+        ffn.save(ffn.create_model("tsm_tiny", 3), tmp_path / f"{name}.safetensors")
+    handlers = Handlers(Answers(Settings(checkpoints=tmp_path, runs=tmp_path, device="cpu")))
+    one, two = (entry.name for entry in handlers.networks.list())
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    shown = Shown(handlers.networks.pair(handlers.networks.first()))
+    for name in (one, two):
+        shown, message, *_ = handlers.look(str(tmp_path / "bad.mp4"), 0, 0, name, [], shown)
+        assert "bad.mp4" in message and shown.pair.main.name == name and shown.cut is None
 
 
 def test_settings(monkeypatch):

@@ -190,6 +190,21 @@ def test_what_cannot_be_folded_is_left():
     assert nn.BatchNorm3d in deployed_body(nn.Sequential(conv(), shared, conv(), shared))
 
 
+class Remembering(Untraceable):
+    """Keeps what it once computed, and cannot be traced after that."""
+
+    kept = None
+
+    def forward(self, x):
+        if self.kept is None:
+            self.kept = x.new_ones(1)
+        return super().forward(x * self.kept)
+
+
+def test_a_trace_that_fails_leaves_nothing_behind():
+    deployed_body(nn.Sequential(conv(), nn.BatchNorm3d(8), Remembering()))
+
+
 class Standardised(nn.Conv3d):
     def forward(self, x):
         return super().forward(x) / self.weight.std()

@@ -1,7 +1,6 @@
 """The job store, on SQLite and on PostgreSQL."""
 
 import itertools
-import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
@@ -154,15 +153,6 @@ def test_cancel_resume_and_the_states_between(store, tmp_path):
     store.move(job.id, ["running"], "succeeded")
     with pytest.raises(ValueError, match="is succeeded"):
         store.resume(job.id)
-
-
-def test_a_clone_is_a_new_job(store, tmp_path):
-    job = store.add(config(tmp_path, lr=0.01), devices=1)
-    copy = store.clone(
-        job.id, make_config(**json.loads(job.config) | {"out": tmp_path / "runs" / "b", "epochs": 3})
-    )
-    assert (copy.devices, copy.epochs, json.loads(copy.config)["lr"]) == (1, 3, 0.01)
-    assert store.events(copy.id)[0].text == "a copy of job 1"
 
 
 def test_deleting_takes_only_what_it_should(store, tmp_path):

@@ -72,6 +72,28 @@ def test_the_moving_average_follows_the_weights(trainer):
     assert averaged.evaluated.branches["2"].conv1.weight is averaged.evaluated.branches["4"].conv1.weight
 
 
+def test_the_moving_average_begins_each_stage_too(trainer):
+    averaged = trainer(ema=0.9, epochs=2, warm_start=1)
+    for network in (averaged.model, averaged.evaluated):
+        torch.nn.init.normal_(network.branches["2"].bn1.bias)
+    averaged.progress.epoch = 1  # the warm start is done
+    averaged.step = lambda task, batch: {}
+    averaged._train_epoch(SimpleNamespace(signal=None))
+    for network in (averaged.model, averaged.evaluated):
+        assert torch.equal(network.branches["4"].bn1.bias, network.branches["2"].bn1.bias)
+
+
+def test_a_run_goes_on_in_half_precision(trainer):
+    trainer(precision="fp32").save()
+    trainer(precision="fp16").resume()
+
+
+def test_training_clips_may_be_of_another_size(trainer):
+    one = trainer(train_size=16, augment="short_side")
+    batch = next(iter(one._batches(one.stages[0].task)))
+    assert batch.clips[4].shape[2:] == (16, 16, 3) and one.evaluated.spec.preprocess.size == 32
+
+
 def test_partial_bn_leaves_only_the_first_norm_of_each_branch_to_learn(trainer):
     model = trainer(partial_bn=True).model
     frozen = trainer(partial_bn=True)

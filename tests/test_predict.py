@@ -68,6 +68,8 @@ def test_is_the_branch_on_the_preprocessed_clip(predictor, video):
 def test_plain_network_keeps_its_frequency(video):
     predictor = Predictor(network(flexible=False))
     assert [predictor(video, count).frequency for count in (1, 8, 32)] == [16, 16, 16]
+    predictor.frames = (4, 16)  # trained at both, as by mixed sampling
+    assert [predictor.frequency_for(count) for count in (1, 8, 32)] == [4, 4, 16]
 
 
 def test_preloaded_clip_predicts_as_the_file(predictor, video):

@@ -153,6 +153,8 @@ def test_what_a_run_takes_when_it_goes_on(tmp_path):
     assert config.frames == (2, 4)
     with pytest.raises(ValueError, match=r"was begun with another .*--lr"):
         parse(["--out", str(tmp_path), "--resume", "auto", "--lr", "0.1", "--epochs", "2"])
+    with pytest.raises(ValueError, match=r"was begun with another --epochs"):  # the default, but asked for
+        parse(["--out", str(tmp_path), "--resume", "auto", "--epochs", "10"])
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):

@@ -7,7 +7,6 @@ recipe every field goes by its bare name (``--lr``), which is why no two groups 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -18,13 +17,11 @@ import tyro
 import ffn
 from trainers.data import SOURCES
 from trainers.data.augment import AUGMENTATIONS
+from trainers.jobs.paths import runs
 from trainers.methods import METHODS
 from trainers.recipes import RECIPES
 
-RUNS = Path(os.environ.get("FFN_RUNS", "runs"))
-"""folder of the run folders"""
-
-POSITIVE = {"epochs", "batch_size", "accumulate", "lr", "clips", "val_clips", "size", "repeats"}
+POSITIVE = {"epochs", "batch_size", "accumulate", "lr", "clips", "val_clips", "size", "train_size", "repeats"}
 POSITIVE |= {"clip_norm", "patience", "save_minutes"}
 NOT_NEGATIVE = {"workers", "seed", "weight_decay", "mixup", "cutmix", "distillation", "lower_labels"}
 NOT_NEGATIVE |= {"warmup_epochs", "warmup_lr", "final_lr"}
@@ -50,6 +47,8 @@ class Dataset:
     """validation clips; default: all the data set has"""
     size: int | None = None
     """side of the square clips, in pixels; default: the network's own"""
+    train_size: int | None = None
+    """side of the training clips, where it is another; default: size"""
     cache: Path | None = None
     """folder that keeps rendered clips for later epochs and runs (Motion at 64 pixels: 0.4 MB per clip)"""
     max_bad: float = 0.05
@@ -206,7 +205,7 @@ class Config:
         self.check()
         frames = self.frames or METHODS[self.method].usual_frames(ffn.usual_frames(self.model))
         name = self.recipe or f"{self.model}-{self.method}-{self.dataset.data}"
-        return replace(self, frames=tuple(frames), out=self.out or RUNS / name)
+        return replace(self, frames=tuple(frames), out=self.out or runs() / name)
 
     def absolute(self) -> Config:
         """With every path from the root, so that it says the same in any folder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 import ffn
 from ffn.device import choose_device, choose_precision
+from ffn.preprocess import Preprocess
 from trainers import distributed, report
 from trainers.config import Config
 from trainers.data.clips import Batch, Clips, default_workers, train_batches
@@ -111,6 +113,12 @@ class Trainer:
         return self.average.module if self.average else self.model
 
     @property
+    def train_preprocess(self) -> Preprocess:
+        """How training clips are prepared, before they are augmented."""
+        preprocess = self.model.spec.preprocess
+        return replace(preprocess, size=self.config.dataset.train_size or preprocess.size)
+
+    @property
     def parts(self) -> dict:
         parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
         parts |= {"scaler": self.scaler}
@@ -157,7 +165,8 @@ class Trainer:
         config, progress = self.config, self.progress
         stage, begins = self._stage()
         if begins and progress.step == 0:
-            stage.begin(self.model)
+            for network in dict.fromkeys((self.model, self.evaluated)):  # one and the same without an average
+                stage.begin(network)
         self.model.train()
         if config.optim.partial_bn:
             freeze_norms(self.model)
@@ -189,7 +198,7 @@ class Trainer:
                     self.save()
                     saved = time.monotonic()
                 if stopping:
-                    raise Stopped(stop.signal)
+                    raise Stopped(stop.signal or signal.SIGTERM)  # it may have reached another process
         if all_bad := int(total([bad], self.device)[0]):
             log.warning("%d training clips could not be read and took no part", all_bad)
 
@@ -198,7 +207,7 @@ class Trainer:
         clips = Clips(
             self.train,
             task.frames,
-            self.model.spec.preprocess,
+            self.train_preprocess,
             config.seed,
             progress.epoch,
             augment=config.dataset.augment,

@@ -22,12 +22,12 @@ import cv2
 import tyro
 
 from ffn.checkpoint import write_atomically
-from ffn.video import VideoError, open_video
+from ffn.video import VIDEO_SUFFIXES, VideoError, open_video
 from trainers.check import in_parallel
-from trainers.data.files import VIDEO_SUFFIXES, DataError
+from trainers.data.files import DataError
 from trainers.data.folder import FRAMES, read_folder
 from trainers.data.frame_folder import open_frames
-from trainers.data.layouts import CLASS_FILE, LAYOUTS, find_list
+from trainers.data.layouts import CLASS_FILE, LAYOUTS, find_list, read_categories
 
 
 class Clip(NamedTuple):
@@ -107,7 +107,7 @@ def folder(root: Path) -> tuple[list[str], Splits]:
         raise DataError(f"{path} is there already and counts more than the folders: remove it to make it anew")
     splits: Splits = {}
     for split in ("train", "val"):
-        classes, entries = read_folder(root, split, seed=0)
+        classes, entries = read_folder(root, split, 0, read_categories(root))
         splits[split] = [Clip((entry.name,), classes[entry.label]) for entry in entries]
     return list(classes), splits
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from trainers.jobs.paths import runs
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -29,7 +31,7 @@ TSM = TWO_D | {"model": "tsm_resnet50", "lr": 0.01, "milestones": (20, 40)}
 TEA = TWO_D | {"model": "tea_resnet50", "lr": 0.02, "milestones": (30, 40, 45)}
 SLOWFAST = SGD | {"model": "slowfast_resnet50", "lr": 0.03, "epochs": 22, "milestones": (14, 18)}
 SLOWFAST |= {"warmup_epochs": 0.19, "warmup_lr": 1e-4, "weight_decay": 1e-6, "batch_size": 16, "dropout": 0.5}
-SLOWFAST |= {"augment": "short_side", "init": "kinetics400"}
+SLOWFAST |= {"augment": "short_side", "train_size": 224, "init": "kinetics400"}
 UNIFORMER = PAPER | {
     "model": "uniformer_small",
     "lr": 2e-4,
@@ -94,7 +96,7 @@ OTHERS = {
     "tsm-proportional50-ssv1": (LH | {"method": "proportional", "rho": 0.5}, {4: 37.56, 8: 44.82, 16: 45.37}),
     "tsm-proportional75-ssv1": (LH | {"method": "proportional", "rho": 0.75}, {4: 32.06, 8: 43.15, 16: 47.14}),
     "tsm-finetune4-ssv1": (
-        T | {"method": "finetune", "frames": (4,), "init": "runs/tsm-base-ssv1/best.safetensors"},
+        T | {"method": "finetune", "frames": (4,), "init": f"{runs()}/tsm-base-ssv1/best.safetensors"},
         {4: 39.95, 8: 40.37, 16: 28.96},
     ),
     "tsm-ffn_shared_norms-ssv1": (T | {"private_norms": False}, {4: 35.79, 8: 46.80, 16: 44.62}),
@@ -140,6 +142,3 @@ def _at(frames: tuple[int, ...], accuracy: tuple[float, ...]) -> dict[int, float
 
 
 RECIPES = _recipes()
-
-ENSEMBLE = {4: 35.88, 8: 46.25, 16: 46.82}
-"""Top-1 of the mean prediction of tsm-st4-ssv1, tsm-st8-ssv1 and tsm-base-ssv1 (evaluate --ensemble)"""

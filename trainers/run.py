@@ -134,37 +134,36 @@ def parse(arguments: list[str]) -> Config:
     arguments = _with_value(arguments)
     recipe = _value_of("--recipe", arguments)
     default = Config() if recipe is None else Config.from_recipe(recipe)
-    config = tyro.cli(Config, args=arguments, default=default, prog="python -m trainers.run")
+    config = _read(arguments, default)
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):  # torchrun starts the processes that failed anew
         config = replace(config, resume="auto")
-    asked, config = config, config.resolved()
+    config = config.resolved()
     started = (config.out / "last.pt").exists()
-    if asked.resume == "never":
+    if config.resume == "never":
         if started:
             raise ValueError(
                 f"{config.out} holds a run already: add --resume auto to go on, or name another --out"
             )
         return config
     if not started:
-        if asked.resume == "always":
+        if config.resume == "always":
             raise ValueError(f"{config.out} holds no run to resume: leave --resume away to start one")
         return replace(config, resume="never")
     stored = Config.from_json((config.out / "config.json").read_text())
-    stored = _with_changes(stored, asked.flat(), default.flat(), config.out)
-    return replace(stored, out=config.out, resume="always")
-
-
-def _with_changes(stored: Config, asked: dict, default: dict, out: Path) -> Config:
-    """``stored`` with what the command line asks for besides, as far as a run that has begun can take it."""
-    changes = {name: value for name, value in asked.items() if value != default[name]}
-    fixed = {n: value for n, value in stored.flat().items() if n not in (*MOVABLE, "out", "resume")}
-    refused = [f"--{n.replace('_', '-')}" for n in fixed if n in changes and changes[n] != fixed[n]]
-    if refused:
+    config = replace(_read(arguments, stored), out=config.out, resume="always")
+    before, now = stored.flat(), config.flat()
+    fixed = before.keys() - MOVABLE - {"out", "resume"}
+    if refused := [f"--{n.replace('_', '-')}" for n in before if n in fixed and now[n] != before[n]]:
         raise ValueError(
-            f"{out} was begun with another {', '.join(refused)}: leave that away to go on as it was, or start "
-            "anew in another --out"
+            f"{config.out} was begun with another {', '.join(refused)}: leave that away to go on as it was, or "
+            "start anew in another --out"
         )
-    return stored.with_fields({name: value for name, value in changes.items() if name in MOVABLE})
+    return config
+
+
+def _read(arguments: list[str], default: Config) -> Config:
+    """``default`` with what the command line asks for besides."""
+    return tyro.cli(Config, args=arguments, default=default, prog="python -m trainers.run")
 
 
 def _with_value(arguments: list[str]) -> list[str]:

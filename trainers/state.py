@@ -71,7 +71,8 @@ def load_state(path: Path, device: torch.device, **parts) -> tuple[Progress, lis
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         for name, part in parts.items():
-            part.load_state_dict(state[name])
+            if state[name]:  # that of a scaler which was off is empty
+                part.load_state_dict(state[name])
         return Progress(**state["progress"]), state["generators"]
     except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be resumed from ({error}); start again in another folder") from error

@@ -106,7 +106,7 @@ def shown(value: Any) -> str:
         return ""
     if isinstance(value, tuple):
         return " ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value)
 
 
 def _widget(name: str, default: Any, doc: str, key: str) -> Any:

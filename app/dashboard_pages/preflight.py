@@ -46,7 +46,9 @@ def confined(config: Config) -> Config:
     if config.dataset.cache is not None:
         changes["cache"] = confine(config.dataset.cache, runs_folder())
     if init and re.search(r"[/\\.]", init) and not re.fullmatch(r"\w+_Weights\.\w+", init):  # torchvision's
-        changes["init"] = str(_there("init", init, [runs_folder(), *data_folders(), ASSETS]))
+        # As a command would find it, else as shipped, else as a run's.
+        named = next(filter(Path.exists, (Path(init).absolute(), ROOT / init)), init)
+        changes["init"] = str(_there("init", named, [runs_folder(), *data_folders(), ASSETS]))
     return config.with_fields(changes)
 
 
@@ -90,12 +92,12 @@ def measure(config: Config) -> Estimate:
     trainer = Trainer(config, train, val)
     trainer.model.train()
     task = trainer.stages[-1].task
-    count, size = config.optim.batch_size, trainer.model.spec.preprocess.size
+    count, size = config.optim.batch_size, trainer.train_preprocess.size
     clips = {n: torch.randint(0, 256, (count, n, size, size, 3), dtype=torch.uint8) for n in task.frames}
     batch = Batch(clips, torch.zeros(count, dtype=torch.int64), torch.arange(count), [])
     trainer.step(task, batch)  # the first one sets things up
     step = _seconds(lambda: trainer.step(task, batch))
-    samples = Clips(train, task.frames, trainer.model.spec.preprocess, config.seed, 0)
+    samples = Clips(train, task.frames, trainer.train_preprocess, config.seed, 0)
     few = min(4, len(samples))
     loading = _seconds(lambda: [samples[i] for i in range(few)]) / few * count / max(1, trainer.workers)
     checked = len(val) / count / 3 * len(config.frames) / len(task.frames)  # forwards only: a third of a step

@@ -2,8 +2,8 @@
 
 A *source* is one split of a data set: ``classes`` (names), ``len()``, ``label(i)``, ``name(i)`` (for messages)
 and ``open(i)``, which returns a clip with ``num_frames``, ``fps`` and ``read(indices)`` (see
-:mod:`ffn.video`). ``flips`` says whether a mirrored clip keeps its class, ``skipped`` names the clips that
-:mod:`trainers.check` found bad, and ``gradual``, where there is one, that the first epoch keeps the order.
+:mod:`ffn.video`). ``skipped`` names the clips that :mod:`trainers.check` found bad, and ``gradual``, where
+there is one, says that the first epoch keeps the order.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def files(
     if cache is not None:
         raise DataError("a cache keeps clips that are rendered (motion); these are read from their files")
     classes, entries = read_clips(layout, root, split, fold=fold, seed=seed)
-    source = Files(classes, entries, layout.templates, layout.flips)
+    source = Files(classes, entries, layout.templates)
     if use_report:
         source.skip_bad(root if root.is_dir() else root.parent, split, max_bad)
     source.take(clips, seed)

@@ -29,7 +29,7 @@ class Cached:
     """
 
     def __init__(self, source, folder: Path, name: str):
-        self.source, self.classes, self.flips, self.skipped = source, source.classes, source.flips, ()
+        self.source, self.classes, self.skipped = source, source.classes, ()
         self.gradual = getattr(source, "gradual", False)
         first = source.open(0)
         self.fps = first.fps

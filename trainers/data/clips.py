@@ -49,10 +49,10 @@ class Sample(NamedTuple):
 class Clips(Dataset):
     """Samples of a source, one clip per frame count in ``counts``; a key is ``index`` or ``(index, repeat)``.
 
-    With ``epoch`` given, frames and augmentation (a name in ``AUGMENTATIONS``; mirrored too if ``flip``, or
-    by default if the source says that a mirrored clip keeps its class) are drawn at random, seeded by (seed,
-    epoch, index, repeat): what a sample is never depends on the worker or process that makes it. Without,
-    ``views`` clips at test positions, each cropped ``crops`` times (1: centre, 3: along the long side).
+    With ``epoch`` given, frames and augmentation (a name in ``AUGMENTATIONS``; mirrored too if ``flip``) are
+    drawn at random, seeded by (seed, epoch, index, repeat): what a sample is never depends on the worker or
+    process that makes it. Without, ``views`` clips at test positions, each cropped ``crops`` times (1: centre,
+    3: along the long side).
 
     A clip that cannot be decoded gives, instead of a sample, a string that says so.
     """
@@ -66,7 +66,7 @@ class Clips(Dataset):
         epoch: int | None = None,
         *,
         augment: str = "none",
-        flip: bool | None = None,
+        flip: bool = False,
         views: int = 1,
         crops: int = 1,
     ):
@@ -81,7 +81,7 @@ class Clips(Dataset):
         self.preprocess = preprocess
         self.seed, self.epoch = seed, epoch
         self.augment = AUGMENTATIONS[augment]
-        self.flip = (augment != "none" and source.flips) if flip is None else flip
+        self.flip = flip
         self.views, self.crops = views, crops
 
     def __len__(self) -> int:

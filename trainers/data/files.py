@@ -13,25 +13,6 @@ import numpy as np
 from ffn.video import VideoError, VideoFile, open_video
 from trainers.data.frame_folder import FrameFolder, open_frames
 
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".mts",
-        ".m2ts",
-        ".flv",
-        ".wmv",
-        ".ogv",
-        ".3gp",
-    ]
-)
 HELD_OUT = 0.2  # share of the clips that validate where a data set has no split of its own
 REPORT = "check.json"  # what python -m trainers.check leaves in a data set's folder
 
@@ -57,14 +38,11 @@ class Entry:
 class Files:
     """A source (see :mod:`trainers.data`) of the clips ``entries``; labels count into ``classes``.
 
-    ``skipped`` names the clips left out because a report of :mod:`trainers.check` calls them bad;
-    ``flips`` says whether a mirrored clip keeps its class.
+    ``skipped`` names the clips left out because a report of :mod:`trainers.check` calls them bad.
     """
 
-    def __init__(
-        self, classes: Sequence[str], entries: Sequence[Entry], templates: Sequence[str], flips: bool = False
-    ):
-        self.classes, self.entries, self.templates, self.flips = tuple(classes), list(entries), templates, flips
+    def __init__(self, classes: Sequence[str], entries: Sequence[Entry], templates: Sequence[str]):
+        self.classes, self.entries, self.templates = tuple(classes), list(entries), templates
         self.skipped: list[str] = []
         self.measured: dict[str, list] = {}
 

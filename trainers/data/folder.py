@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from trainers.data.files import VIDEO_SUFFIXES, DataError, Entry, split_by_seed
+from ffn.video import find_videos
+from trainers.data.files import DataError, Entry, split_by_seed
 
 FRAMES = "frames"
 """the folder that trainers.prepare extracts frames into"""
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validate", "validation", "test")}
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validate", "validation", "test")}
 
 
 def split_path(root: Path, split: str, suffix: str = "") -> Path | None:
@@ -52,15 +53,10 @@ def read_folder(
 def class_names(folder: Path) -> list[str]:
     """The folders of ``folder``, in order; hidden ones left out, and frames that trainers.prepare extracts."""
     folders = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    names = sorted(p.name for p in folders if p.name != FRAMES or any(_videos(p)))
+    names = sorted(p.name for p in folders if p.name != FRAMES or find_videos(p))
     if not names:
         raise DataError(f"{folder} holds no folders of classes: put the clips into {folder.name}/<class>/")
     return names
-
-
-def _videos(folder: Path) -> Iterator[Path]:
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    return (path for path in files if not path.name.startswith("."))
 
 
 def _clips(root: Path, folder: Path, classes: list[str], may_lack: bool = False) -> list[Entry]:
@@ -68,7 +64,7 @@ def _clips(root: Path, folder: Path, classes: list[str], may_lack: bool = False)
     for label, name in enumerate(classes):
         if may_lack and not (folder / name).is_dir():
             continue
-        paths = sorted(_videos(folder / name))
+        paths = find_videos(folder / name)
         if not paths:
             raise DataError(
                 f"{folder / name} holds no clips (.mp4, .webm, .mkv ...): add some or remove the folder"

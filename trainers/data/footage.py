@@ -15,8 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ffn.video import open_video
-from trainers.data.files import VIDEO_SUFFIXES, DataError
+from ffn.video import VIDEO_SUFFIXES, find_videos, open_video
+from trainers.data.files import DataError
 from trainers.data.motion import MotionClip
 from trainers.data.motion_drawing import Patch, make_object
 from trainers.data.motion_paths import CLASSES
@@ -35,12 +35,11 @@ class Footage:
     """
 
     classes = CLASSES
-    flips = False
     skipped = ()
 
     def __init__(self, root: Path, clips: int | None = None, size: int = 64):
-        suffixes = (*PHOTO_SUFFIXES, *VIDEO_SUFFIXES)
-        self.paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in suffixes)
+        photos = (path for path in root.rglob("[!.]*") if path.suffix.lower() in PHOTO_SUFFIXES)
+        self.paths = sorted([*photos, *find_videos(root)])
         if not self.paths:
             raise DataError(
                 f"{root} holds no photographs ({', '.join(PHOTO_SUFFIXES)}) and no videos: add some"

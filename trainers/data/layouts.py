@@ -19,14 +19,12 @@ class Layout:
     """Where a data set keeps what.
 
     ``lists`` are what may follow a split's name in its list's; ``folders`` those, besides the data root, that
-    the list's paths may start from; ``templates`` name a folder's frames; ``flips`` says whether a mirrored
-    clip keeps its class.
+    the list's paths may start from; ``templates`` name a folder's frames.
     """
 
     lists: tuple[str, ...] = (".txt", "_videofolder.txt")
     folders: tuple[str, ...] = ("frames", "videos")
     templates: tuple[str, ...] = TEMPLATES
-    flips: bool = False
     kind: str = "lists"
 
 
@@ -35,8 +33,8 @@ LAYOUTS = {
     "csv": Layout(kind="csv"),
     "ssv1": Layout(templates=TEMPLATES[:1], folders=("frames", "20bn-something-something-v1")),
     "ssv2": Layout(templates=TEMPLATES[1:2], folders=("frames", "20bn-something-something-v2")),
-    "kinetics": Layout(templates=TEMPLATES[2:], flips=True),
-    "hmdb51": Layout(("{fold}.txt",), templates=TEMPLATES[2:3], flips=True),
+    "kinetics": Layout(templates=TEMPLATES[2:]),
+    "hmdb51": Layout(("{fold}.txt",), templates=TEMPLATES[2:3]),
 }
 
 
@@ -53,6 +51,8 @@ def read_clips(
     if layout.kind == "folder":
         if not root.is_dir():
             raise DataError(f"{root} is no folder: --data-root names a folder of clips (or use --data csv)")
+        if other := find_list(layout, root, "val" if split == "train" else "train"):
+            raise DataError(f"{root} has {other.name} but no {split}.txt: add that, or remove {other.name}")
         return read_folder(root, split, seed, read_categories(root))
     ending = layout.lists[0].format(fold=fold)
     raise DataError(f"{root} holds no {split}{ending}: make the lists with python -m trainers.prepare")

@@ -71,7 +71,6 @@ class Motion:
     """
 
     classes = CLASSES
-    flips = False  # left and right are classes
     skipped = ()
 
     def __init__(

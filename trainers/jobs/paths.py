@@ -7,9 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
+def runs() -> Path:
+    """The folder of all runs, as it was named: ``FFN_RUNS``, or ``runs`` where the command was started."""
+    return Path(os.environ.get("FFN_RUNS") or "runs").expanduser()
+
+
 def runs_folder() -> Path:
-    """The folder of all runs: ``FFN_RUNS``, or ``runs`` where the command was started."""
-    return Path(os.environ.get("FFN_RUNS") or "runs").expanduser().resolve()
+    """The same as an absolute path."""
+    return runs().resolve()
 
 
 def data_folders() -> tuple[Path, ...]:

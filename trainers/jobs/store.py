@@ -167,21 +167,12 @@ class Store:
 
     # --- what a person asks for
 
-    def add(
-        self,
-        config: Config,
-        *,
-        devices: int = 0,
-        nodes: int = 1,
-        cluster: str = "local",
-        note: str = "",
-    ) -> Job:
+    def add(self, config: Config, *, devices: int = 0, nodes: int = 1, cluster: str = "local") -> Job:
         """Put a run in the queue.
 
         Args:
             devices: GPUs, per node; 0: the CPU.
             cluster: local (this machine's worker) or slurm.
-            note: for the event, as in "a copy of job 3".
 
         Raises:
             ValueError: if the configuration cannot be, or its folder belongs to a job that is not over.
@@ -199,15 +190,8 @@ class Store:
             _check_folder_is_free(session, job.out)
             session.add(job)
             session.flush()
-            session.add(Event(job_id=job.id, kind="queued", text=note))
+            session.add(Event(job_id=job.id, kind="queued", text=""))
         return job
-
-    def clone(self, job_id: int, config: Config) -> Job:
-        """Queue an edited copy, on the same kind of devices, in the folder that ``config`` names."""
-        job = self.get(job_id)
-        return self.add(
-            config, devices=job.devices, nodes=job.nodes, cluster=job.cluster, note=f"a copy of job {job_id}"
-        )
 
     def cancel(self, job_id: int) -> None:
         """Take a job from the queue, or ask its owner to stop it; a job that is over stays as it is."""
