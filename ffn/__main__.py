@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
-from torch import nn
 from tqdm import tqdm
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
@@ -22,7 +21,7 @@ from ffn.benchmark import benchmark, markdown, write
 from ffn.device import choose_device
 from ffn.download import cache_folder, convert, download
 from ffn.export import export
-from ffn.released import load_released
+from ffn.released import load_any
 from ffn.video import find_videos, preload
 
 CheckpointArgument = Annotated[Path, Positional, arg(metavar="CHECKPOINT")]
@@ -61,7 +60,7 @@ def _predict(
         raise ValueError("give one of --frames, --budget-ms and --cascade: each says how many frames to take")
     if top < 1:
         raise ValueError(f"--top must be at least 1, not {top}")
-    predictor = ffn.Predictor(_load(checkpoint), choose_device(device))
+    predictor = ffn.Predictor(load_any(checkpoint), choose_device(device))
     if budget_ms is not None:
         curve = adaptive.LatencyCurve(predictor, cache_folder())
         if not curve.points and sys.stderr.isatty():
@@ -131,7 +130,7 @@ def _export(
         format: onnx, or torch for torch.export.load.
         size: height and width of the frames in pixels; by default what the network was trained with.
     """
-    written = export(_load(checkpoint), out, frames, format, size)
+    written = export(load_any(checkpoint), out, frames, format, size)
     print(f"Wrote {out}: takes clips (batch, 3, {frames}, {written['size']}, {written['size']})")
 
 
@@ -207,10 +206,6 @@ def _models(pattern: Annotated[str, Positional, arg(metavar="PATTERN")] = "*", n
             continue
         sizes = [f"{measure.count_parameters(network):14,}" for network in (plain, model)]
         print(f"{name:24}{''.join(sizes)}  {'/'.join(map(str, model.frames))}", flush=True)
-
-
-def _load(path: Path) -> nn.Module:
-    return ffn.load(path) if path.suffix == ".safetensors" or not path.exists() else load_released(path)
 
 
 def _names(pattern: str) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ffn import kernels
+from ffn.device import channels_last
 from ffn.flexible import FrameFlexible, unwrapped
 from ffn.fold import fold
 
@@ -74,19 +75,10 @@ def deploy(
     if compile and not any(map(shutil.which, COMPILERS)):
         raise ValueError("compile=True needs a C++ compiler: install g++, or leave compile off")
     model = unwrapped(model)
-    network = fold(model.branch(frames) if isinstance(model, FrameFlexible) else model).to(dtype)
-    for module in network.modules():
-        _channels_last(module)
+    plain = model.branch(frames) if isinstance(model, FrameFlexible) else model
+    network = channels_last(fold(plain).to(dtype))
     if compile:
         network = Compiled(network)
     elif isinstance(network, fx.GraphModule) and kernels.available(network, dtype):
         kernels.pack(network)
     return Deployed(network, dtype)
-
-
-def _channels_last(module: nn.Module) -> None:
-    """Lay the weights of convolutions out for feature maps whose channels stand last in memory."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in module.parameters(recurse=False):
-        if parameter.dim() in formats:
-            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])

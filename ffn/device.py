@@ -1,8 +1,9 @@
-"""Which device, and which precision it computes in fastest."""
+"""Which device, which precision it computes in fastest, and how weights lie in its memory."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -33,3 +34,12 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     else:
         fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """Lay convolution weights out channels last, in place, so that branches keep sharing them."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in network.parameters():
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
+    return network

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ffn.checkpoint import CheckpointError, fill
+from ffn.checkpoint import CheckpointError, fill, load
 from ffn.flexible import FrameFlexible
 from ffn.registry import create_backbone, create_model
 
@@ -81,6 +81,12 @@ def load_released(source: str | Path | Mapping, model: nn.Module | None = None) 
         target[ours] = tensors[name].flatten() if ours.endswith("alteration.weight") else tensors[name]
         names[ours] = name
     return fill(model, target, where, names)
+
+
+def load_any(path: Path) -> nn.Module:
+    """A network of ours (safetensors), or a released one: a pickle, of which nothing is executed."""
+    released = path.suffix != ".safetensors" and path.exists()
+    return load_released(path) if released else load(path)
 
 
 def read_pickle(path: Path) -> object:

@@ -14,9 +14,10 @@ from parity import needs_goldens, state_dict
 
 import ffn
 from ffn.measure import gflops
+from ffn.released import load_any
 from trainers import report
 from trainers.data import create_source
-from trainers.evaluate import Settings, _predict, _seed, _separate, check_classes, load_network, main
+from trainers.evaluate import Settings, _predict, _seed, _separate, check_classes, main
 from trainers.outcome import Outcome, together
 
 
@@ -93,10 +94,10 @@ def test_classes_must_be_those_of_the_data_set():
 @needs_goldens
 def test_released_files_are_read_and_run_nothing(tmp_path):
     torch.save({"state_dict": state_dict("inference_ffn", "tsm")}, tmp_path / "TSM-FFN.pth.tar")
-    assert load_network(tmp_path / "TSM-FFN.pth.tar").spec.frames == (4, 8, 16)
+    assert load_any(tmp_path / "TSM-FFN.pth.tar").spec.frames == (4, 8, 16)
     torch.save({"state_dict": subprocess.Popen}, tmp_path / "evil.pth")
     with pytest.raises(ffn.CheckpointError, match="could run code"):
-        load_network(tmp_path / "evil.pth")
+        load_any(tmp_path / "evil.pth")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from ffn.checkpoint import read_metadata, write_atomically
 from ffn.device import choose_device
 from ffn.flexible import nearest
 from ffn.measure import count_parameters, describe, gflops, latency
+from ffn.released import load_any
 from trainers import distributed, report
 from trainers.data import create_source
 from trainers.data.clips import Clips, default_workers, test_batches
@@ -158,12 +159,6 @@ class Settings:
         return tuple(sorted({*self.frames, *self.cascade}))
 
 
-def load_network(path: Path) -> nn.Module:
-    """A network of ours, or a released one (a pickle, read without executing anything in it)."""
-    released = path.suffix != ".safetensors" and path.exists()
-    return ffn.load_released(path) if released else ffn.load(path)
-
-
 def name_of(path: Path) -> str:
     """What a checkpoint's row is called: its run's folder, or the file's own name."""
     return path.parent.name if path.stem == "best" else path.stem
@@ -215,7 +210,7 @@ def compare(settings: Settings) -> report.Comparison:
         name = name_of(path)
         if name in outcomes:
             raise ValueError(f"two checkpoints are called {name}: rename one, so that their rows differ")
-        model = load_network(path).to(where)
+        model = load_any(path).to(where)
         source = _source(settings, model.spec.preprocess.size, _seed(settings, path))
         check_classes(model, name, source.classes)
         outcome = evaluate(

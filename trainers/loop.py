@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 import ffn
-from ffn.device import choose_device, choose_precision
+from ffn.device import channels_last, choose_device, choose_precision
 from ffn.preprocess import Preprocess
 from trainers import distributed, report
 from trainers.config import Config
@@ -101,7 +101,7 @@ class Trainer:
         model.spec = replace(model.spec, classes=tuple(self.train.classes), preprocess=preprocess)
         if config.optim.sync_norm:
             distributed.synchronise_norms(model)
-        _channels_last(model).to(self.device)
+        channels_last(model).to(self.device)
         if config.machine.compile:
             for branch in getattr(model, "branches", {"": model}).values():
                 branch.compile()
@@ -326,12 +326,3 @@ class Trainer:
             }
             for count in sorted(trained | accuracy.keys())
         ]
-
-
-def _channels_last(model: nn.Module) -> nn.Module:
-    """Lay convolution weights out channels last, in place, so that branches keep sharing them."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in model.parameters():
-        if parameter.ndim in formats:
-            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
-    return model

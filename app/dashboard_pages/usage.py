@@ -10,19 +10,18 @@ import time
 import psutil
 import streamlit as st
 
+from trainers.jobs import processes
 from trainers.jobs.tables import ALIVE, Job
-
-SAME = 2.0  # seconds between two accounts of one start time
 
 
 def usage(job: Job) -> dict[str, str]:
     """CPU and memory of the job's processes, and its GPUs; empty if it does not run on this machine."""
-    if job.state not in ALIVE or job.host != socket.gethostname() or not job.pid:
+    if job.state not in ALIVE or job.host != socket.gethostname():
+        return {}
+    owner = processes.find(job.pid, job.pid_started)
+    if owner is None:
         return {}
     try:
-        owner = psutil.Process(job.pid)
-        if abs(owner.create_time() - (job.pid_started or 0)) > SAME:
-            return {}
         family = [owner, *owner.children(recursive=True)]
     except psutil.Error:
         return {}
