@@ -1,6 +1,6 @@
 """Take the pictures of the dashboard again: python docs/screenshots_dashboard.py
 
-Trains three small networks for them, in a temporary folder (a few minutes). Needs a Chromium and ``playwright``
+Trains three small networks for them, in a temporary folder (about six minutes). Needs a Chromium and ``playwright``
 (``pip install -e .[test]``).
 """
 

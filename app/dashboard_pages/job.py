@@ -226,8 +226,9 @@ def _results(job: Job) -> None:
         charts.add_paper(figure, "paper", sorted(results["paper"].items()))
     charts.show(figure, f"accuracy-{job.id}", "Top-1 accuracy over frame counts")
     with st.container(horizontal=True):
-        if "gap" in results:
-            st.metric("Deviation gap", f"{results['gap']:.1f} points", width="content")
+        if "gap" in results and results["accuracy"]:
+            counts = f"{min(results['accuracy'])} to {max(results['accuracy'])} frames"
+            st.metric(f"Gap over {counts}", f"{results['gap']:.1f} points", width="content")
         if "parameters" in results:
             st.metric("Parameters", f"{results['parameters']:,}", width="content")
         if "clips" in results:
