@@ -1,7 +1,7 @@
 """Take the pictures of the dashboard again: python docs/screenshots_dashboard.py
 
-Trains three small networks for them, in a temporary folder (about six minutes). Needs a Chromium and ``playwright``
-(``pip install -e .[test]``).
+Trains three small networks for them, in a temporary folder (about six minutes). Needs a Chromium and
+``playwright`` (``pip install -e .[test]``).
 """
 
 import os
