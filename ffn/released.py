@@ -84,7 +84,11 @@ def load_released(source: str | Path | Mapping, model: nn.Module | None = None) 
 
 
 def load_any(path: Path) -> nn.Module:
-    """A network of ours (safetensors), or a released one: a pickle, of which nothing is executed."""
+    """A network of ours (safetensors), or a released one: a pickle, of which nothing is executed.
+
+    Raises:
+        CheckpointError: if there is no such file, or it holds no network that is known here.
+    """
     released = path.suffix != ".safetensors" and path.exists()
     return load_released(path) if released else load(path)
 

@@ -135,7 +135,8 @@ def test_folder(tmp_path, clip, capsys):
     assert (
         names(source("folder", tmp_path, "val")) == before == names(source("folder", tmp_path, "val", seed=9))
     )
-    with pytest.raises(DataError, match="is there already and counts more than the folders"):
+    (tmp_path / "train.txt").unlink()
+    with pytest.raises(DataError, match=r"val.txt is there already and counts more than the folders"):
         prepare("folder", tmp_path, workers=1)
 
 

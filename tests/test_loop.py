@@ -92,6 +92,8 @@ def test_training_clips_may_be_of_another_size(trainer):
     one = trainer(train_size=16, augment="short_side")
     batch = next(iter(one._batches(one.stages[0].task)))
     assert batch.clips[4].shape[2:] == (16, 16, 3) and one.evaluated.spec.preprocess.size == 32
+    with pytest.raises(ValueError, match=r"train_size 224 is more than .*: give a smaller --train-size"):
+        trainer(train_size=224)
 
 
 def test_partial_bn_leaves_only_the_first_norm_of_each_branch_to_learn(trainer):

@@ -98,6 +98,11 @@ class Trainer:
             preprocess = replace(preprocess, size=config.dataset.size, resize=resize)
         if config.dataset.sampling:
             preprocess = replace(preprocess, sampling=config.dataset.sampling)
+        if (side := config.dataset.train_size or 1) > preprocess.resize:
+            raise ValueError(
+                f"train_size {side} is more than the {preprocess.resize} pixels of a resized clip: "
+                "give a smaller --train-size"
+            )
         model.spec = replace(model.spec, classes=tuple(self.train.classes), preprocess=preprocess)
         if config.optim.sync_norm:
             distributed.synchronise_norms(model)

@@ -103,10 +103,12 @@ def hmdb51(folder: Path) -> tuple[list[str], Splits]:
 
 def folder(root: Path) -> tuple[list[str], Splits]:
     """train/<class>/*.mp4 and val/<class>/*.mp4, or one folder of classes, a fifth of which becomes val."""
-    if (path := find_list(LAYOUTS["folder"], root, "train")) is not None:
-        raise DataError(f"{path} is there already and counts more than the folders: remove it to make it anew")
     splits: Splits = {}
     for split in ("train", "val"):
+        if path := find_list(LAYOUTS["folder"], root, split):
+            raise DataError(
+                f"{path} is there already and counts more than the folders: remove it to make it anew"
+            )
         classes, entries = read_folder(root, split, 0, read_categories(root))
         splits[split] = [Clip((entry.name,), classes[entry.label]) for entry in entries]
     return list(classes), splits
